@@ -64,7 +64,11 @@ def section(key: str, kind: type[T], path: Path | None = None) -> T:
         raise UserError(f"{path} does not exist here; run from the project's folder (see recipes/)")
     text, content = _read(path, path.stat().st_mtime)
     given = content.get(key)
-    return validate(kind, {} if given is None and _is_model(kind) else given, key, text, path)
+    if given is None:
+        if not _is_model(kind):
+            raise UserError(f"{path}: '{key}' is missing")
+        given = {}
+    return validate(kind, given, key, text, path)
 
 
 def validate(kind: type[T], given: Any, key: str, text: str = "", path: Path = PARAMS) -> T:
@@ -115,3 +119,14 @@ def _line(location: list[str], text: str) -> int | None:
             break
         found, node = pair[0].start_mark.line + 1, pair[1]
     return found
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

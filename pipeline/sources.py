@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -46,8 +46,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[RawSample]: ...
-    def raw(self, origin: str) -> bytes:
-        """The raw bytes of one sample, by its origin."""
+    def read(self, origins: Collection[str]) -> dict[str, bytes]:
+        """The raw bytes of some samples, by their origin."""
         ...
 
 
@@ -67,19 +67,28 @@ class MnistSource:
     def __len__(self) -> int:
         return 5000
 
-    def __iter__(self) -> Iterator[RawSample]:
+    def _lines(self) -> Iterator[tuple[str, str]]:
         import gzip
 
         with gzip.open(self._path, "rt") as lines:
             for row, line in enumerate(lines):
-                values = np.array(line.split(","), dtype=np.float32).astype(np.int64)
-                pixels = values[:-1].astype(np.uint8).reshape(1, 28, 28)
-                yield RawSample(f"mnist_5k.csv.gz:{row + 1}", encode_png(pixels), int(values[-1]))
+                yield f"{self._path.name}:{row + 1}", line
 
-    def raw(self, origin: str) -> bytes:
-        """The PNG of one row; `origin` ends with its line number."""
-        line = int(origin.rpartition(":")[2])
-        return next(sample.raw for row, sample in enumerate(self) if row + 1 == line)
+    def __iter__(self) -> Iterator[RawSample]:
+        for origin, line in self._lines():
+            raw, label = self._parse(line)
+            yield RawSample(origin, raw, label)
+
+    @staticmethod
+    def _parse(line: str) -> tuple[bytes, int]:
+        """784 pixels and the digit, separated by commas, to PNG bytes and the digit."""
+        values = np.array(line.split(","), dtype=np.float32).astype(np.uint8)
+        return encode_png(values[:-1].reshape(1, 28, 28)), int(values[-1])
+
+    def read(self, origins: Collection[str]) -> dict[str, bytes]:
+        """The PNGs of some rows, in one pass."""
+        wanted = set(origins)
+        return {origin: self._parse(line)[0] for origin, line in self._lines() if origin in wanted}
 
 
 class ImageFolderSource:
@@ -124,9 +133,9 @@ class ImageFolderSource:
         for path, label in self._files:
             yield RawSample(path.relative_to(self._root).as_posix(), path.read_bytes(), label)
 
-    def raw(self, origin: str) -> bytes:
-        """The file's own bytes; `origin` is its path below the root."""
-        return (self._root / origin).read_bytes()
+    def read(self, origins: Collection[str]) -> dict[str, bytes]:
+        """The files' own bytes; an origin is a path below the root."""
+        return {origin: (self._root / origin).read_bytes() for origin in origins}
 
 
 SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": ImageFolderSource}

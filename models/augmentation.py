@@ -1,0 +1,59 @@
+"""Random transforms of whole batches on their device, through kornia."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+
+class Augmentation(BaseModel, extra="forbid", frozen=True):
+    """Random geometric transforms and erasing; each amount is multiplied by `strength`."""
+
+    strength: float = Field(1.0, ge=0, le=3, description="Multiplies every amount below; 0 switches all off.")
+    rotation: float = Field(10, ge=0, le=180, description="Largest rotation, in degrees either way.")
+    shift: float = Field(0.08, ge=0, le=0.5, description="Largest shift, as a share of each side.")
+    scale: float = Field(0.1, ge=0, le=0.9, description="Largest zoom in or out, as a share.")
+    shear: float = Field(6, ge=0, le=45, description="Largest shear, in degrees.")
+    crop: float = Field(0.0, ge=0, le=0.9, description="Largest share of the area cropped away, then resized.")
+    elastic: float = Field(0.0, ge=0, le=3, description="Strength of elastic distortion (slow on a CPU).")
+    flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip; not scaled by strength.")
+    erasing: float = Field(0.1, ge=0, le=1, description="Chance that a rectangle is erased.")
+
+
+def build(params: Augmentation, height: int, width: int) -> nn.Module:
+    """A module that maps float images (N, C, H, W) to randomly transformed ones of the same shape."""
+    if params.strength == 0:
+        return nn.Identity()
+    import kornia.augmentation as kornia
+
+    s = params.strength
+    steps: list[nn.Module] = []
+    if params.rotation or params.shift or params.scale or params.shear:
+        shift, scale = min(params.shift * s, 1.0), min(params.scale * s, 0.95)
+        steps.append(
+            kornia.RandomAffine(
+                degrees=params.rotation * s, translate=(shift, shift), scale=(1 - scale, 1 + scale),
+                shear=params.shear * s, p=1.0,
+            )
+        )  # fmt: skip
+    if params.crop:
+        kept = max(1 - params.crop * s, 0.05)
+        steps.append(
+            kornia.RandomResizedCrop((height, width), scale=(kept, 1.0), ratio=(0.8, 1.25), cropping_mode="resample")
+        )
+    if params.flip:
+        steps.append(kornia.RandomHorizontalFlip(p=params.flip))
+    if params.elastic:
+        alpha = params.elastic * s
+        steps.append(kornia.RandomElasticTransform((9, 9), (4.0, 4.0), (alpha, alpha), p=1.0))
+    if params.erasing:
+        steps.append(kornia.RandomErasing(p=min(params.erasing * s, 1.0), scale=(0.02, 0.1)))
+    return nn.Sequential(*steps) if steps else nn.Identity()
+
+
+@torch.no_grad()
+def apply(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Augment images (N, C, H, W) on the 0..255 scale, uint8 or float; gives float32 on the same scale."""
+    augmented: torch.Tensor = module(images.float() / 255) * 255
+    return augmented

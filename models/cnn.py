@@ -1,0 +1,69 @@
+"""Residual convolutional network for small images.
+
+After He et al., "Deep Residual Learning for Image Recognition" (2015); differs in pooling by maximum
+between blocks instead of striding inside them, and in a 1x1 convolution on every skip connection.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.layers import activation
+from models.params import Model
+from serving.spec import DataSpec
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a 1x1 one: (N, `inputs`, H, W) to (N, `outputs`, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, act: str) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            activation(act),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.act = activation(act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, `inputs`, H, W) to (N, `outputs`, H, W)."""
+        y: torch.Tensor = self.act(self.path(x) + self.skip(x))
+        return y
+
+
+class ResidualCNN(nn.Module):
+    """A striding stem, `depth` residual blocks, the average over the picture, and a linear layer.
+
+    From the second on, a block halves the picture's sides and doubles the width.
+    """
+
+    def __init__(self, channels: int, classes: int, params: Model) -> None:
+        super().__init__()
+        width = params.width
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(width),
+            activation(params.activation),
+        ]
+        for block in range(params.depth):
+            outputs = width if block == 0 else 2 * width
+            if block:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            layers.append(ResidualBlock(width, outputs, params.activation))
+            width = outputs
+        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(width, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images (N, C, H, W) to logits (N, K)."""
+        logits: torch.Tensor = self.head(self.features(x).mean(dim=(2, 3)))
+        return logits
+
+
+def build(params: Model, spec: DataSpec) -> nn.Module:
+    """Build the network for images of `spec.input_shape`, (C, H, W)."""
+    return ResidualCNN(spec.input_shape[0], len(spec.classes), params)

@@ -1,0 +1,78 @@
+"""Tasks: the LightningModules that own loss, metrics and optimiser."""
+
+from __future__ import annotations
+
+import math
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import augmentation
+from models.optimiser import Optimiser
+from models.served import Served
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Supervised(pl.LightningModule):
+    """Classification by cross-entropy, with label smoothing and batch augmentation.
+
+    Batches are pairs of inputs (N, *shape) on the raw scale and targets (N,) int64. Logs `train_loss`,
+    `val_loss` and `val_accuracy` once an epoch.
+    """
+
+    def __init__(self, served: Served, optimiser: Optimiser, augment: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.served, self.optimiser, self.augment, self.steps = served, optimiser, augment, steps
+        self.totals: dict[str, torch.Tensor] = {}
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        """The smoothed loss of one augmented batch, a scalar."""
+        del index
+        inputs, targets = batch
+        if not isinstance(self.augment, nn.Identity):
+            inputs = augmentation.apply(self.augment, inputs)
+        loss = F.cross_entropy(
+            self.served.logits(inputs), targets, label_smoothing=self.optimiser.label_smoothing
+        )
+        self._add("train_loss", loss.detach() * len(targets), len(targets))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Accumulate loss and accuracy."""
+        del index
+        inputs, targets = batch
+        logits = self.served.logits(inputs)
+        self._add("val_loss", F.cross_entropy(logits, targets, reduction="sum"), len(targets))
+        self._add("val_accuracy", (logits.argmax(1) == targets).sum(), len(targets))
+
+    def _add(self, name: str, value: torch.Tensor, count: int) -> None:
+        pair = torch.stack([value.double(), value.new_tensor(count, dtype=torch.float64)])
+        self.totals[name] = self.totals[name] + pair if name in self.totals else pair
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of the epoch, training and validation alike; validation ends an epoch."""
+        for name, (total, count) in self.totals.items():
+            self.log(name, (total / count).float())
+        self.totals.clear()
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW with linear warm-up and cosine decay, one scheduler step a batch."""
+        decayed = [p for p in self.served.parameters() if p.ndim > 1]
+        plain = [p for p in self.served.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.optimiser.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=self.optimiser.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: self._share(step))
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _share(self, step: int) -> float:
+        """Share of the peak learning rate at a step: up to 1 linearly, then down along half a cosine."""
+        warm = max(1, round(self.steps * self.optimiser.warmup))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, self.steps - warm))))

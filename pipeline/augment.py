@@ -1,0 +1,83 @@
+"""Stage `augment`: what more can train see? Writes the training set that the models are fitted on.
+
+Costly transforms are made here once; cheap random ones stay in the training loop (`train.augmentation`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline.dataset import Dataset, DatasetWriter
+from pipeline.params import Section, section
+from pipeline.pictures import grid
+from pipeline.project import Seed
+from pipeline.stage import DATA, main, replacing
+
+from models.augmentation import Augmentation, apply, build
+
+INPUT = DATA / "prepare" / "train"
+OUTPUT = DATA / "augment"
+PICTURED = 12  # samples shown in the picture, each with its transformed copies beside it
+
+
+class Augment(Section):
+    """The `augment` section."""
+
+    factor: int = Field(
+        1, ge=0, le=20, description="Transformed copies added for each training sample; 0 adds none."
+    )
+    transform: Augmentation = Field(
+        default_factory=lambda: Augmentation(
+            rotation=8, shift=0.05, scale=0.1, shear=6, elastic=1.0, erasing=0.0
+        ),
+        description="The transforms of the copies.",
+    )
+
+
+def augment(dataset: Dataset, settings: Augment, seed: int, folder: Path) -> int:
+    """Write the originals followed by `factor` transformed copies; return the number of rows."""
+    import torch
+
+    spec = dataset.spec
+    module = build(settings.transform, spec.image.height, spec.image.width)
+    torch.manual_seed(seed)
+    rows = len(dataset) * (1 + settings.factor)
+    with (
+        DatasetWriter(folder, spec) as writer,
+        tqdm(total=rows, desc="augment", unit=" samples", leave=False) as bar,
+    ):
+        for copy in range(1 + settings.factor):
+            for chunk in dataset.chunks():
+                if copy:
+                    images = apply(module, torch.from_numpy(chunk["image"]))
+                    chunk["image"] = images.round().clamp(0, 255).byte().numpy()
+                writer.append(chunk)
+                bar.update(len(chunk["id"]))
+    return rows
+
+
+def picture(folder: Path, originals: int, factor: int) -> None:
+    """Draw samples (first column) beside their copies as `samples.png`."""
+    images = Dataset(folder).column("image")
+    first = np.linspace(0, originals - 1, min(PICTURED, originals)).astype(int)
+    rows = [images[at + copy * originals] for at in first for copy in range(1 + factor)]
+    grid(np.stack(rows), columns=1 + factor if factor else PICTURED).save(folder / "samples.png")
+
+
+def run() -> None:
+    """Run the stage."""
+    settings = section("augment", Augment)
+    seed = section("seed", Seed)
+    dataset = Dataset(INPUT)
+    with replacing(OUTPUT) as folder:
+        rows = augment(dataset, settings, seed, folder)
+        picture(folder, len(dataset), settings.factor)
+    print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor})")
+
+
+if __name__ == "__main__":
+    main(run, "augment")

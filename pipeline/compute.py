@@ -1,0 +1,18 @@
+"""The `compute` section: where the work runs. It changes no result beyond rounding and invalidates no stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.params import Section
+
+
+class Compute(Section):
+    """Device and threads."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="'auto' takes a GPU where there is one."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0 takes all cores.")

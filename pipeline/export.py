@@ -1,0 +1,104 @@
+"""Stage `export`: what do we ship? The server-neutral bundle, its TorchServe archive and the MLflow model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from models.served import Served, load
+from pipeline import tracking
+from pipeline.card import model_card
+from pipeline.dataset import Dataset
+from pipeline.golden import write_golden
+from pipeline.params import Section, section
+from pipeline.project import Name
+from pipeline.sources import Data
+from pipeline.stage import DATA, main, replacing
+from serving.archive import build_archive
+from serving.spec import read_json, write_json
+
+MODEL = DATA / "train"
+INGEST = DATA / "ingest"
+TEST = DATA / "prepare" / "test"
+EVALUATE = DATA / "evaluate"
+OUTPUT = DATA / "export"
+DECIDES = ("weights.safetensors", "model.json", "spec.json", "transform.json")  # what an answer depends on
+
+
+class Export(Section):
+    """The `export` section."""
+
+    golden: int = Field(
+        16, ge=1, le=1000, description="Golden requests in the bundle: raw inputs with their expected answers."
+    )
+
+
+def version_of(folder: Path) -> str:
+    """Twelve hexadecimal digits that name the model by its content."""
+    digest = hashlib.sha256()
+    for name in DECIDES:
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def export_graphs(served: Served, shape: tuple[int, ...], folder: Path) -> None:
+    """Write `model.pt2` and `model.onnx`, both taking uint8 (N, *shape) for any N from 1 up."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    sample = (torch.zeros(2, *shape, dtype=torch.uint8),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(served, sample, dynamic_shapes=({0: batch},))
+        program._example_inputs = None  # they would be pickled into the archive, and nothing reads them
+        torch.export.save(program, folder / "model.pt2")
+        graph = torch.onnx.export(
+            program, sample, dynamo=True, verbose=False, input_names=["input"], output_names=["probabilities"]
+        )
+    assert graph is not None
+    graph.save(folder / "model.onnx", external_data=False)
+
+
+def write_bundle(folder: Path, project: str, settings: Export, data: Data) -> str:
+    """Write the whole bundle and return its version."""
+    folder.mkdir()
+    for name in DECIDES:
+        shutil.copy(MODEL / name, folder / name)
+    run, version = read_json(MODEL / "run.json"), version_of(folder)
+    metrics = read_json(EVALUATE / "metrics.json")
+    export_graphs(load(MODEL), Dataset(TEST).spec.input_shape, folder)
+    probabilities = np.load(EVALUATE / "probabilities.npy", allow_pickle=False)
+    write_golden(folder / "golden", Dataset(TEST), probabilities, INGEST, data, settings.golden)
+    write_json(
+        folder / "bundle.json",
+        {"name": project, "version": version, "run_id": run["run_id"], "data": run["data"], **tracking.lineage()},
+    )
+    (folder / "README.md").write_text(model_card(project, version, folder, metrics, run))
+    return version
+
+
+def run() -> None:
+    """Run the stage."""
+    project = section("name", Name)
+    settings = section("export", Export)
+    data = section("data", Data)
+    mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
+    with replacing(OUTPUT) as folder:
+        version = write_bundle(folder / "bundle", project, settings, data)
+        build_archive(folder / "bundle", folder / f"{project}.mar", project)
+        model = tracking.log_model(mlrun, folder / "bundle")
+        write_json(folder / "model.json", {"version": version, "mlflow_model": model})
+        mlrun.files(folder / f"{project}.mar", "archive")
+        mlrun.tags({"model_version": version})
+    size = (OUTPUT / f"{project}.mar").stat().st_size / 1024
+    print(f"export: bundle {OUTPUT / 'bundle'} and archive {project}.mar ({size:.0f} KiB), version {version}")
+
+
+if __name__ == "__main__":
+    main(run, "export")

@@ -1,0 +1,170 @@
+"""Fitting one model with Lightning: what `tune` does many times and `train` once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pydantic import Field
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+from models import build
+from models.augmentation import Augmentation
+from models.augmentation import build as build_augmentation
+from models.optimiser import Optimiser
+from models.params import Model
+from models.served import Served
+from models.tasks import Supervised
+from pipeline.batches import Batches
+from pipeline.compute import Compute
+from serving.spec import DataSpec, Transform
+
+EpochHook = Callable[[int, dict[str, float]], None]
+
+
+class Train(Optimiser, extra="forbid", frozen=True):
+    """The `train` section: how a model is fitted."""
+
+    max_epochs: int = Field(16, ge=1, le=10_000, description="Epochs at most.")
+    batch_size: int = Field(128, ge=2, le=65_536, description="Samples in a batch.")
+    patience: int = Field(
+        8, ge=0, description="Epochs without a better validation loss before stopping; 0 never stops early."
+    )
+    gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="'auto': bf16-mixed on a GPU that has it, 32-true elsewhere."
+    )
+    augmentation: Augmentation = Field(
+        default_factory=lambda: Augmentation(), description="Random transforms in the training loop."
+    )
+
+
+class Epochs(Callback):
+    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it."""
+
+    def __init__(self, seed: int, hooks: list[EpochHook]) -> None:
+        self.seed, self.hooks, self.began = seed, hooks, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed every generator from the seed and the epoch."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+        self.began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the epoch's metrics to the hooks."""
+        names = ("train_loss", "val_loss", "val_accuracy")
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
+        metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        metrics["seconds"] = time.perf_counter() - self.began
+        for hook in self.hooks:
+            hook(trainer.current_epoch, metrics)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that fitting one model needs."""
+
+    model: Model
+    train: Train
+    spec: DataSpec
+    transform: Transform
+    train_folder: Path
+    val_folder: Path
+    seed: int
+    compute: Compute
+
+
+def quiet() -> None:
+    """Silence Lightning's banners; our own progress bar and summary say what matters."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.optim.lr_scheduler")
+
+
+def fit(
+    job: Job,
+    hooks: list[EpochHook],
+    checkpoints: Path | None = None,
+    callbacks: list[Callback] | None = None,
+) -> Served:
+    """Fit one model and return it in evaluation mode on the CPU.
+
+    With `checkpoints`, resumes from `last.ckpt` there and returns the weights of the lowest validation
+    loss; without, returns those of the last epoch.
+    """
+    quiet()
+    torch.set_num_threads(job.compute.threads or os.cpu_count() or 1)
+    pl.seed_everything(job.seed, workers=False, verbose=False)
+    task, train, val = assemble(job)
+    steps: list[Callback] = [Epochs(job.seed, hooks), *(callbacks or [])]
+    if job.train.patience:
+        steps.append(EarlyStopping("val_loss", patience=job.train.patience))
+    best = None
+    if checkpoints:
+        best = ModelCheckpoint(checkpoints, "best", "val_loss", enable_version_counter=False, save_on_train_epoch_end=True)
+        last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        steps += [best, last]
+    resume = checkpoints / "last.ckpt" if checkpoints else None
+    trainer = make_trainer(job, steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ckpt = str(resume) if resume and resume.exists() else None
+        trainer.fit(task, train, val, ckpt_path=ckpt, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if best is not None:
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        task.load_state_dict(state["state_dict"])
+    return task.served.cpu().eval()
+
+
+def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
+    """The task and its training and validation batches."""
+    device = device_of(job.compute)
+    train = Batches(job.train_folder, job.train.batch_size, device, shuffle_seed=job.seed)
+    val = Batches(job.val_folder, 512, device)
+    served = Served(build(job.model, job.spec), job.transform)
+    image = job.spec.image
+    augment = build_augmentation(job.train.augmentation, image.height, image.width)
+    return Supervised(served, job.train, augment, len(train) * job.train.max_epochs), train, val
+
+
+def device_of(compute: Compute) -> torch.device:
+    """The device that training uses."""
+    cuda = compute.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def precision_of(train: Train, device: torch.device) -> Any:
+    """The precision that suits the device, unless one is given."""
+    if train.precision != "auto":
+        return train.precision
+    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
+    """A Trainer with nothing in its loop that we do not use."""
+    device = device_of(job.compute)
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=job.train.max_epochs,
+        gradient_clip_val=job.train.gradient_clip or None,
+        precision=precision_of(job.train, device),
+        deterministic="warn" if device.type == "cuda" else True,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,19 @@
+"""Collects what fitting needs from the folders of earlier stages."""
+
+from __future__ import annotations
+
+from models.params import Model
+from pipeline.compute import Compute
+from pipeline.fit import Job, Train
+from pipeline.stage import DATA
+from serving.spec import Transform, read_spec
+
+TRAIN = DATA / "augment"
+VAL = DATA / "prepare" / "val"
+TRANSFORM = DATA / "prepare" / "transform.json"
+
+
+def make_job(model: Model, train: Train, seed: int, compute: Compute) -> Job:
+    """The job on the augmented training set and the validation split."""
+    transform = Transform.model_validate_json(TRANSFORM.read_text())
+    return Job(model, train, read_spec(TRAIN), transform, TRAIN, VAL, seed, compute)

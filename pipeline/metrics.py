@@ -1,0 +1,135 @@
+"""Classification metrics, all weighted alike, so that one pass gives the value and its bootstrap.
+
+Weights have shape (B, N): B resamples of N samples, a weight being how often a sample was drawn. Ones give
+the plain metric. scikit-learn computes the same one resample at a time (the tests compare); B of them at
+once take a hundredth of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+BINS = 15  # of the calibration error, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)
+
+
+def resamples(count: int, size: int, seed: int) -> np.ndarray:
+    """Bootstrap weights (B, N): `count` draws of `size` samples with replacement."""
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((count, size), np.float32)
+    for row in weights:
+        row[:] = np.bincount(generator.integers(0, size, size), minlength=size)
+    return weights
+
+
+def confusion(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Weighted confusion matrices (B, K, K), rows actual, columns predicted."""
+    classes = probabilities.shape[1]
+    cells = labels * classes + probabilities.argmax(1)
+    table = np.zeros((len(weights), classes * classes))
+    for cell in np.unique(cells):
+        table[:, cell] = weights[:, cells == cell].sum(1)
+    return table.reshape(-1, classes, classes)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Quotients, NaN where undefined."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
+def accuracy(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Share of right answers, shape (B,)."""
+    return weights @ (probabilities.argmax(1) == labels) / weights.sum(1)
+
+
+def per_class(
+    weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class, each (B, K); a class never predicted has precision 0."""
+    table = confusion(weights, labels, probabilities)
+    hits = np.einsum("bkk->bk", table)
+    present = table.sum(2)
+    recall = _ratio(hits, present)
+    precision = np.where(present > 0, np.nan_to_num(_ratio(hits, table.sum(1))), np.nan)
+    f1 = np.where(present > 0, np.nan_to_num(_ratio(2 * hits, present + table.sum(1))), np.nan)
+    return precision, recall, f1
+
+
+def balanced_accuracy(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Mean recall over the classes that occur, shape (B,)."""
+    return np.nanmean(per_class(weights, labels, probabilities)[1], axis=1)
+
+
+def macro_f1(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes that occur, shape (B,)."""
+    return np.nanmean(per_class(weights, labels, probabilities)[2], axis=1)
+
+
+def log_loss(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Mean negative logarithm, in nats, of the probability given to the right class, shape (B,)."""
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return weights @ -np.log(np.maximum(chosen, np.finfo(np.float32).eps)) / weights.sum(1)
+
+
+def calibration_error(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Expected calibration error of the winning class over 15 equal bins, shape (B,)."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    inside = bins(confidence)[:, None] == np.arange(BINS)
+    gap = weights @ (inside * (right - confidence)[:, None])
+    return np.abs(gap).sum(1) / weights.sum(1)
+
+
+def bins(confidence: np.ndarray) -> np.ndarray:
+    """Bin number (N,) of each confidence in (0, 1]."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def counts_above(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weighted true and false positives (B, T) at each of T falling thresholds, ties taken together."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    ordered = weights[:, order]
+    hits = np.cumsum(ordered * positive[order], axis=1)[:, last]
+    return hits, np.cumsum(ordered, axis=1)[:, last] - hits
+
+
+def roc_auc(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, one class against the rest, mean over the classes, shape (B,)."""
+    areas = []
+    for label in range(probabilities.shape[1]):
+        hits, alarms = counts_above(weights, labels == label, probabilities[:, label])
+        tpr, fpr = _ratio(hits, hits[:, -1:]), _ratio(alarms, alarms[:, -1:])
+        start = np.zeros((len(weights), 1))
+        areas.append(np.trapezoid(np.hstack([start, tpr]), np.hstack([start, fpr]), axis=1))
+    return np.nanmean(areas, axis=0)
+
+
+def average_precision(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Step-wise area under the precision-recall curve, mean over the classes, shape (B,)."""
+    areas = []
+    for label in range(probabilities.shape[1]):
+        hits, alarms = counts_above(weights, labels == label, probabilities[:, label])
+        steps = np.diff(_ratio(hits, hits[:, -1:]), axis=1, prepend=0)
+        areas.append((steps * np.nan_to_num(_ratio(hits, hits + alarms))).sum(1))
+    return np.nanmean(areas, axis=0)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "roc_auc": roc_auc,
+    "average_precision": average_precision,
+    "log_loss": log_loss,
+    "calibration_error": calibration_error,
+}
+LOWER_IS_BETTER = {"log_loss", "calibration_error"}
+
+
+def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The percentile interval of bootstrap values (B,)."""
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)

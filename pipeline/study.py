@@ -1,0 +1,100 @@
+"""Optuna studies that are stored and resumed, never restarted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline.params import UserError
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+Objective = Callable[[Trial], float]
+
+
+def digest(*parts: Any) -> str:
+    """A short name for all that decides what a study's values mean."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def open_study(storage: str, name: str, max_epochs: int, reduction: int) -> optuna.Study:
+    """Open or create the study; trials that a kill left running are failed and queued again as they were."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage.startswith("sqlite:///"):
+        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.HyperbandPruner(1, max_epochs, reduction)
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="minimize", pruner=pruner, load_if_exists=True
+    )
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", "interrupted")
+        if trial.params:
+            study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
+    return study
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that the budget counts: all that ended, except those that a kill interrupted."""
+    return [t for t in study.get_trials(states=DONE) if t.user_attrs.get("reason") != "interrupted"]
+
+
+def seconds_spent(study: optuna.Study) -> float:
+    """Seconds inside ended trials, over all sessions."""
+    return sum(t.duration.total_seconds() for t in counted(study) if t.duration is not None)
+
+
+def search(
+    study: optuna.Study,
+    objective: Objective,
+    trials: int,
+    minutes: float,
+    seed: int,
+    after: Callable[[FrozenTrial], None],
+) -> None:
+    """Ask, run and tell until the budget of trials or of minutes is spent, over all sessions.
+
+    The sampler is seeded anew for each trial from the trial's number, so that a resumed study asks what
+    the undisturbed one would have asked.
+    """
+    while (done := len(counted(study))) < trials and seconds_spent(study) < 60 * minutes:
+        study.sampler = optuna.samplers.TPESampler(
+            seed=(seed * 1_000_003 + done) % 2**32, n_startup_trials=max(4, trials // 3), multivariate=True
+        )
+        trial = study.ask()
+        try:
+            study.tell(trial, objective(trial))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:500])
+            study.tell(trial, state=TrialState.FAIL)
+        after(study.get_trials(deepcopy=False)[trial.number])
+
+
+def best(study: optuna.Study) -> FrozenTrial:
+    """The best finished trial.
+
+    Raises:
+        UserError: none finished; says why the last one failed.
+    """
+    if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+        return study.best_trial
+    reasons = [t.user_attrs["reason"] for t in counted(study) if "reason" in t.user_attrs]
+    raise UserError(
+        f"no trial of the study '{study.study_name}' finished"
+        + (f"; the last failed with {reasons[-1]}" if reasons else "")
+        + "; widen tune.space, give more tune.trials or tune.minutes, or set tune.trials to 0"
+    )
+
+
+def timed() -> Callable[[], float]:
+    """A stop-watch: call it for the seconds since it was made."""
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began

@@ -1,0 +1,233 @@
+"""Experiment tracking: the only file that imports mlflow (and only when it is used)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.params import Section, UserError, section
+from pipeline.stage import DATA
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_FILE = DATA / "train" / "run.json"
+
+
+class Tracking(Section):
+    """The `tracking` section; it changes no result and invalidates no stage."""
+
+    uri: str = Field(
+        "sqlite:///mlflow.db", description="MLflow's store; the variable MLFLOW_TRACKING_URI wins over it."
+    )
+    artifacts: str = Field(
+        "mlartifacts", description="Folder or URL for artifacts where the store is a local database."
+    )
+    experiment: str = Field("", description="Experiment; empty takes the project's name.")
+    studies: str = Field(
+        "sqlite:///.fairlead/studies.db", description="Where Optuna keeps its studies, so that they resume."
+    )
+    system_metrics_seconds: float = Field(
+        2.0, gt=0, le=600, description="Seconds between samples of CPU, memory and GPU use."
+    )
+
+
+def uri() -> str:
+    """The tracking URI in force."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or section("tracking", Tracking).uri
+
+
+def check_reachable() -> None:
+    """Fail early and clearly when a tracking server does not answer, before any computing is spent."""
+    import httpx
+
+    address = uri()
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        httpx.get(f"{address.rstrip('/')}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        raise UserError(
+            f"the MLflow server at {address} does not answer ({error}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use the local database. Nothing was run and nothing is lost"
+        ) from None
+
+
+@cache
+def client() -> MlflowClient:
+    """The MLflow client on the store in force; a server is checked first, so that a dead one fails fast."""
+    check_reachable()
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    mlflow.set_tracking_uri(uri())
+    return mlflow.MlflowClient()
+
+
+def experiment_id(project: str) -> str:
+    """The id of the project's experiment, made when it does not exist."""
+    settings = section("tracking", Tracking)
+    name = settings.experiment or project
+    found = client().get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise UserError(f"the MLflow experiment '{name}' is deleted; restore it or set tracking.experiment")
+        return str(found.experiment_id)
+    local = uri().startswith("sqlite:")
+    place = Path(settings.artifacts).absolute().as_uri() if local and "://" not in settings.artifacts else None
+    return str(client().create_experiment(name, artifact_location=place))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run, written to by its id."""
+
+    id: str
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; MLflow refuses to change one that was logged."""
+        from mlflow.entities import Param
+
+        logged = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        client().log_batch(self.id, params=logged)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics at a step (an epoch)."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        client().log_batch(self.id, [Metric(key, float(v), now, step) for key, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        client().log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+
+    def files(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or the files of a folder, as artifacts."""
+        if path.is_dir():
+            client().log_artifacts(self.id, str(path), folder)
+        else:
+            client().log_artifact(self.id, str(path), folder)
+
+    def data(self, name: str, digest: str, source: str, context: str) -> None:
+        """Record a data set and its digest as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
+        client().log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def exists(self) -> bool:
+        """True where the store knows the run and it is not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(client().get_run(self.id).info.lifecycle_stage) == "active"
+        except MlflowException:
+            return False
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the run."""
+        client().set_terminated(self.id, status)
+
+
+def start(project: str, name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:
+    """Create a run, with the commit and `dvc.lock` it came from as tags."""
+    tags = {"mlflow.runName": name, **lineage(), **tags}
+    if parent:
+        tags["mlflow.parentRunId"] = parent.id
+    return Run(client().create_run(experiment_id(project), run_name=name, tags=tags).info.run_id)
+
+
+@contextmanager
+def recording(run: Run) -> Iterator[None]:
+    """Sample system metrics into the run while the block runs; an error marks it failed."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    seconds = section("tracking", Tracking).system_metrics_seconds
+    monitor = SystemMetricsMonitor(run.id, sampling_interval=seconds, samples_before_logging=1)
+    monitor.start()
+    try:
+        yield
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        monitor.finish()
+
+
+def attach(run_id: str) -> Run:
+    """The run of the model that a later stage works on.
+
+    Raises:
+        UserError: the store in force does not know it.
+    """
+    run = Run(run_id)
+    if not run.exists():
+        raise UserError(
+            f"the MLflow store {uri()} does not know run {run_id} (was the store changed or emptied?); "
+            "'dvc repro -f -s train' trains the model anew and logs it there"
+        )
+    return run
+
+
+def log_model(run: Run, bundle: Path) -> str:
+    """Log the bundle as an MLflow model of the run, as code and files, without pickles; give its URI."""
+    client()
+    import mlflow
+    import serving
+
+    code = Path(serving.__file__).parent
+    needs = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas", "pillow", "pydantic")]
+    with mlflow.start_run(run_id=run.id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(code / "pyfunc.py"),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(code)],
+            pip_requirements=needs,
+        )
+    return str(logged.model_uri)
+
+
+def ui_hint() -> str:
+    """Where people look at the runs."""
+    return uri() if uri().startswith("http") else "make ui  (MLflow on http://127.0.0.1:5000)"
+
+
+@cache
+def lineage() -> dict[str, str]:
+    """Tags that lead back to the code and data: git commit, whether it was modified, SHA-256 of `dvc.lock`."""
+    lock = Path("dvc.lock")
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none"
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "mlflow.source.git.commit": _git("rev-parse", "HEAD") or "none",
+        "git.modified": str(bool(changed)).lower(),
+        "dvc.lock.sha256": digest,
+    }
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,198 @@
+"""Stage `tune`: which hyperparameters? TPE with Hyperband over `tune.space`; writes `best.yaml`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import Field
+from tqdm import tqdm
+
+from models.params import Model
+from pipeline import study as studies
+from pipeline import tracking
+from pipeline.compute import Compute
+from pipeline.fit import Job, Train, fit
+from pipeline.job import make_job
+from pipeline.lineage import data_digest
+from pipeline.params import Section, section
+from pipeline.project import Name, Seed
+from pipeline.space import Space, check, override
+from pipeline.stage import DATA, main, replacing
+
+OUTPUT = DATA / "tune"
+METRIC = "val_loss"
+
+
+class Tune(Section):
+    """The `tune` section."""
+
+    trials: int = Field(
+        12, ge=0, le=100_000, description="Trials, counted over resumed sessions; 0 trains with the given values."
+    )
+    minutes: float = Field(
+        2.0, gt=0, le=100_000, description="No trial begins after this many minutes inside trials."
+    )
+    max_epochs: int = Field(6, ge=1, le=10_000, description="Epochs of a trial that is not pruned.")
+    reduction: int = Field(3, ge=2, le=10, description="Hyperband keeps one trial in so many at each rung.")
+    space: Space = Field(
+        default_factory=dict, description="Dotted keys of 'model' and 'train' with what they may be."
+    )
+
+
+def objective(trial: Trial, job: Job, space: Space, curves: list[dict[str, float]]) -> float:
+    """Fit the trial's values on train and return the last validation loss, reported at each epoch."""
+    values = {name: domain.suggest(trial, name) for name, domain in space.items()}
+    chosen = Job(
+        override(job.model, "model", values), override(job.train, "train", values),
+        job.spec, job.transform, job.train_folder, job.val_folder, job.seed, job.compute,
+    )  # fmt: skip
+
+    def report(epoch: int, metrics: dict[str, float]) -> None:
+        curves.append(metrics)
+        trial.report(metrics[METRIC], epoch + 1)
+        if epoch + 1 < chosen.train.max_epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    fit(chosen, [report])
+    return curves[-1][METRIC]
+
+
+def log_trial(parent: tracking.Run, project: str, trial: FrozenTrial, curves: list[dict[str, float]]) -> None:
+    """Log one trial as a child of the tuning run."""
+    tags = {"state": trial.state.name.lower(), **{k: str(v) for k, v in trial.user_attrs.items()}}
+    run = tracking.start(project, f"trial-{trial.number}", tags, parent)
+    run.params(trial.params)
+    for epoch, metrics in enumerate(curves):
+        run.metrics(metrics, epoch)
+    run.finish("FAILED" if trial.state == TrialState.FAIL else "FINISHED")
+
+
+def write_table(study: optuna.Study, path: Path, space: Space) -> None:
+    """Write every trial as a row: number, state, value, best value so far, epochs, parameters."""
+    best = float("inf")
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["trial", "state", METRIC, "best", "epochs", "seconds", *space])
+        for trial in studies.counted(study):
+            value = trial.value if trial.value is not None else ""
+            best = min(best, trial.value) if trial.state == TrialState.COMPLETE and trial.value else best
+            seconds = trial.duration.total_seconds() if trial.duration else 0
+            shown = best if best < float("inf") else ""
+            values = [trial.params.get(name, "") for name in space]
+            table.writerow(
+                [trial.number, trial.state.name.lower(), value, shown,
+                 len(trial.intermediate_values), round(seconds, 2), *values]
+            )  # fmt: skip
+
+
+def draw(study: optuna.Study, folder: Path) -> None:
+    """Optuna's own pictures of the study: history and slices."""
+    from optuna.visualization import matplotlib as pictures
+
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pictures.plot_optimization_history(study).figure.savefig(folder / "history.png", dpi=80)
+        axes = pictures.plot_slice(study)
+        first = axes if not hasattr(axes, "flat") else axes.flat[0]
+        first.figure.savefig(folder / "slices.png", dpi=60)
+
+
+def write_best(folder: Path, values: dict[str, object], about: dict[str, object]) -> None:
+    """Write `best.yaml`, which `train` lays over the given values."""
+    note = "# Written by the stage tune; train lays these values over params.yaml, which stays as it is.\n"
+    content = yaml.safe_dump({"params": values, **about}, sort_keys=False)
+    (folder / "best.yaml").write_text(note + content)
+
+
+def run_study(settings: Tune, job: Job, project: str) -> tuple[optuna.Study, FrozenTrial]:
+    """Search until the budget is spent, logging the study and each trial to MLflow."""
+    base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
+    space = {name: domain.model_dump() for name, domain in settings.space.items()}
+    key = studies.digest(base, space, settings.reduction, job.seed, data_digest(job.train_folder, job.val_folder))
+    storage = section("tracking", tracking.Tracking).studies
+    study = studies.open_study(storage, f"{project}-{key}", job.train.max_epochs, settings.reduction)
+    run_id = study.user_attrs.get(f"run {tracking.uri()}")
+    parent = tracking.Run(run_id) if run_id else None
+    if parent is None or not parent.exists():
+        parent = tracking.start(project, "tune", {"stage": "tune", "study": study.study_name})
+        study.set_user_attr(f"run {tracking.uri()}", parent.id)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(given(settings.space, job))  # the given values are the one to beat
+    curves: list[dict[str, float]] = []
+    with tqdm(total=settings.trials, initial=len(studies.counted(study)), desc="tune", unit=" trials") as bar:
+
+        def after(trial: FrozenTrial) -> None:
+            log_trial(parent, project, trial, curves)
+            curves.clear()
+            bar.update()
+            if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+                bar.set_postfix_str(f"best {METRIC} {study.best_value:.4f}")
+
+        with tracking.recording(parent):
+            studies.search(
+                study, lambda trial: objective(trial, job, settings.space, curves),
+                settings.trials, settings.minutes, job.seed, after,
+            )  # fmt: skip
+    best = studies.best(study)
+    parent.params({f"best.{name}": value for name, value in best.params.items()})
+    parent.metrics({METRIC: best.value or 0.0, "trials": len(studies.counted(study))})
+    return study, best
+
+
+def given(space: Space, job: Job) -> dict[str, object]:
+    """The values of `params.yaml` for the keys that are tuned."""
+    plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
+    values: dict[str, object] = {}
+    for dotted in space:
+        node: object = plain
+        for part in dotted.split("."):
+            assert isinstance(node, dict)
+            node = node[part]
+        values[dotted] = node
+    return values
+
+
+def run() -> None:
+    """Run the stage."""
+    settings = section("tune", Tune)
+    model, train = section("model", Model), section("train", Train)
+    check(settings.space, {"model": model, "train": train})
+    train = train.model_copy(update={"max_epochs": settings.max_epochs, "patience": 0})
+    job = make_job(model, train, section("seed", Seed), section("compute", Compute))
+    if not settings.trials or not settings.space:
+        with replacing(OUTPUT) as folder:
+            write_best(folder, {}, {"trials": 0})
+            (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
+        print("tune: no trials asked for; the given values are used")
+        return
+    project = section("name", Name)
+    study, best = run_study(settings, job, project)
+    counts = [t.state for t in studies.counted(study)]
+    with replacing(OUTPUT) as folder:
+        write_best(
+            folder, best.params,
+            {"study": study.study_name, "trial": best.number, METRIC: best.value, "trials": len(counts)},
+        )  # fmt: skip
+        write_table(study, folder / "trials.csv", settings.space)
+        draw(study, folder)
+        parent = tracking.Run(study.user_attrs[f"run {tracking.uri()}"])
+        parent.files(folder, "tune")
+    parent.finish()
+    print(
+        f"tune: {len(counts)} trials ({counts.count(TrialState.PRUNED)} pruned, "
+        f"{counts.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "
+        f"best {METRIC} {best.value:.4f} by trial {best.number}"
+    )
+
+
+if __name__ == "__main__":
+    main(run, "tune")
