@@ -16,6 +16,9 @@ from serving.spec import DataSpec, Transform, read_spec, write_json
 class Served(nn.Module):
     """`softmax(net((x - mean) / std))`: (N, C, H, W) uint8 to (N, K) float32."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, net: nn.Module, transform: Transform) -> None:
         super().__init__()
         self.net = net

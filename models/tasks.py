@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import augmentation
 from models.optimiser import Optimiser
 from models.served import Served
 
@@ -32,11 +32,8 @@ class Supervised(pl.LightningModule):
         """The smoothed loss of one augmented batch, a scalar."""
         del index
         inputs, targets = batch
-        if not isinstance(self.augment, nn.Identity):
-            inputs = augmentation.apply(self.augment, inputs)
-        loss = F.cross_entropy(
-            self.served.logits(inputs), targets, label_smoothing=self.optimiser.label_smoothing
-        )
+        logits = self.served.logits(self.augment(inputs))
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.optimiser.label_smoothing)
         self._add("train_loss", loss.detach() * len(targets), len(targets))
         return loss
 
@@ -58,7 +55,7 @@ class Supervised(pl.LightningModule):
             self.log(name, (total / count).float())
         self.totals.clear()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, one scheduler step a batch."""
         decayed = [p for p in self.served.parameters() if p.ndim > 1]
         plain = [p for p in self.served.parameters() if p.ndim <= 1]

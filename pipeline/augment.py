@@ -11,13 +11,12 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
+from pipeline.augmentation import Augmentation, build
 from pipeline.dataset import Dataset, DatasetWriter
 from pipeline.params import Section, section
 from pipeline.pictures import grid
 from pipeline.project import Seed
 from pipeline.stage import DATA, main, replacing
-
-from models.augmentation import Augmentation, apply, build
 
 INPUT = DATA / "prepare" / "train"
 OUTPUT = DATA / "augment"
@@ -53,7 +52,7 @@ def augment(dataset: Dataset, settings: Augment, seed: int, folder: Path) -> int
         for copy in range(1 + settings.factor):
             for chunk in dataset.chunks():
                 if copy:
-                    images = apply(module, torch.from_numpy(chunk["image"]))
+                    images = module(torch.from_numpy(chunk["image"]))
                     chunk["image"] = images.round().clamp(0, 255).byte().numpy()
                 writer.append(chunk)
                 bar.update(len(chunk["id"]))

@@ -89,7 +89,9 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.column(self.spec.columns[0].name))
 
-    def chunks(self, names: Sequence[str] | None = None, rows: int = CHUNK) -> Iterator[dict[str, np.ndarray]]:
+    def chunks(
+        self, names: Sequence[str] | None = None, rows: int = CHUNK
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Yield consecutive rows of the named columns (all by default), copied.
 
         Every chunk maps the files anew, so that pages already read do not pile up in memory.

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline import metrics, plots, tracking
 from pipeline.dataset import Dataset
+from pipeline.epochlog import read_log
 from pipeline.params import Section, section
 from pipeline.project import Seed
 from pipeline.stage import DATA, main, replacing
@@ -41,7 +42,8 @@ def judge(labels: np.ndarray, probabilities: np.ndarray, settings: Evaluate, see
 def by_class(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, object]:
     """Precision, recall, F1 and support of each class."""
     precision, recall, f1 = (
-        np.nan_to_num(values[0]) for values in metrics.per_class(np.ones((1, len(labels))), labels, probabilities)
+        np.nan_to_num(values[0])
+        for values in metrics.per_class(np.ones((1, len(labels))), labels, probabilities)
     )
     return {
         name: {
@@ -68,6 +70,7 @@ def draw(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> None:
     plots.confusion_matrix(labels, probabilities, classes, folder)
     plots.curves(labels, probabilities, classes, folder)
     plots.reliability(labels, probabilities, folder)
+    plots.learning_curves(read_log(MODEL / "log.csv"), folder / "learning.png")
     plots.mistakes(dataset.column("image"), labels, probabilities, classes, folder / "mistakes.png")
 
 
@@ -88,7 +91,11 @@ def run() -> None:
     flat: dict[str, float] = {}
     for name, entry in report.items():
         assert isinstance(entry, dict)
-        flat |= {f"test_{name}": entry["value"], f"test_{name}_low": entry["low"], f"test_{name}_high": entry["high"]}
+        flat |= {
+            f"test_{name}": entry["value"],
+            f"test_{name}_low": entry["low"],
+            f"test_{name}_high": entry["high"],
+        }
     mlrun.metrics(flat)
     entry = report["accuracy"]
     assert isinstance(entry, dict)

@@ -36,7 +36,10 @@ class Export(Section):
     """The `export` section."""
 
     golden: int = Field(
-        16, ge=1, le=1000, description="Golden requests in the bundle: raw inputs with their expected answers."
+        16,
+        ge=1,
+        le=1000,
+        description="Golden requests in the bundle: raw inputs with their expected answers.",
     )
 
 
@@ -77,7 +80,13 @@ def write_bundle(folder: Path, project: str, settings: Export, data: Data) -> st
     write_golden(folder / "golden", Dataset(TEST), probabilities, INGEST, data, settings.golden)
     write_json(
         folder / "bundle.json",
-        {"name": project, "version": version, "run_id": run["run_id"], "data": run["data"], **tracking.lineage()},
+        {
+            "name": project,
+            "version": version,
+            "run_id": run["run_id"],
+            "data": run["data"],
+            **tracking.lineage(),
+        },
     )
     (folder / "README.md").write_text(model_card(project, version, folder, metrics, run))
     return version

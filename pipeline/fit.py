@@ -17,12 +17,12 @@ from pydantic import Field
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from models import build
-from models.augmentation import Augmentation
-from models.augmentation import build as build_augmentation
 from models.optimiser import Optimiser
 from models.params import Model
 from models.served import Served
 from models.tasks import Supervised
+from pipeline.augmentation import Augmentation
+from pipeline.augmentation import build as build_augmentation
 from pipeline.batches import Batches
 from pipeline.compute import Compute
 from serving.spec import DataSpec, Transform
@@ -109,8 +109,12 @@ def fit(
         steps.append(EarlyStopping("val_loss", patience=job.train.patience))
     best = None
     if checkpoints:
-        best = ModelCheckpoint(checkpoints, "best", "val_loss", enable_version_counter=False, save_on_train_epoch_end=True)
-        last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        best = ModelCheckpoint(
+            checkpoints, "best", "val_loss", enable_version_counter=False, save_on_train_epoch_end=True
+        )
+        last = ModelCheckpoint(
+            checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True
+        )
         steps += [best, last]
     resume = checkpoints / "last.ckpt" if checkpoints else None
     trainer = make_trainer(job, steps)

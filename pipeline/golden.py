@@ -43,7 +43,9 @@ def raw_inputs(ids: list[bytes], ingest: Path, data: Data) -> list[bytes]:
         found = open_source(data).read(origin.values())
         return [found[origin[row]] for row in rows]
     except (KeyError, FileNotFoundError) as error:
-        raise UserError(f"the raw sample {error} is gone since ingest; run 'dvc repro' to ingest anew") from None
+        raise UserError(
+            f"the raw sample {error} is gone since ingest; run 'dvc repro' to ingest anew"
+        ) from None
 
 
 def write_golden(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 
 def data_digest(*folders: Path) -> str:
@@ -14,3 +16,8 @@ def data_digest(*folders: Path) -> str:
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def digest(*parts: Any) -> str:
+    """Twelve hexadecimal digits that name plain values, such as parameters, by their content."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -121,6 +121,17 @@ def _line(location: list[str], text: str) -> int | None:
     return found
 
 
+def fits_schema(path: Path = PARAMS, schema: Path = Path("params.schema.json")) -> bool:
+    """True where the file surely fits the generated schema; costs no import of any stage."""
+    import json
+
+    from jsonschema import Draft202012Validator
+
+    if not (path.exists() and schema.exists()):
+        return False
+    return Draft202012Validator(json.loads(schema.read_text())).is_valid(parse(path.read_text(), path))
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by their dotted keys."""
     flat: dict[str, Any] = {}

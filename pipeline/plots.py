@@ -26,7 +26,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
         table.writerows(rows)
 
 
-def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], folder: Path) -> None:
+def confusion_matrix(
+    labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], folder: Path
+) -> None:
     """Write `confusion.csv`, a row a sample as DVC's template wants it, and `confusion.png`."""
     predicted = probabilities.argmax(1)
     rows = [(classes[a], classes[p]) for a, p in zip(labels, predicted, strict=True)]
@@ -60,7 +62,9 @@ def curves(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
         pr += [(name, hits[i] / hits[-1], hits[i] / (hits[i] + alarms[i])) for i in at]
     write_csv(folder / "roc.csv", ["class", "fpr", "tpr"], roc)
     write_csv(folder / "pr.csv", ["class", "recall", "precision"], pr)
-    _lines(roc, classes, folder / "roc.png", "ROC, each class against the rest", "false positive rate", "recall")
+    _lines(
+        roc, classes, folder / "roc.png", "ROC, each class against the rest", "false positive rate", "recall"
+    )
     _lines(pr, classes, folder / "pr.png", "Precision and recall, each class", "recall", "precision")
 
 
@@ -108,7 +112,9 @@ def mistakes(
     columns = 6
     rows = max(1, -(-len(worst) // columns))
     figure = Figure(figsize=(columns * 1.5, rows * 1.9), layout="constrained")
-    figure.suptitle(f"Worst of {len(wrong)} mistakes in {len(labels)} test samples" if len(wrong) else "No mistake")
+    figure.suptitle(
+        f"Worst of {len(wrong)} mistakes in {len(labels)} test samples" if len(wrong) else "No mistake"
+    )
     for place, at in enumerate(worst):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(np.asarray(grid(images[at][None], 1, 1, 0)))

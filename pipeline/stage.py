@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.params import UserError
-from serving.decode import BadInput
 
 DATA = Path("data")
 STATE = Path(".fairlead")  # checkpoints, studies, the server's state: what is resumed, never a stage's output
@@ -46,7 +45,9 @@ def explain(error: OSError) -> str:
     """What an operating-system error means to a user, and what to do."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}: free some space and run 'dvc repro' again; earlier outputs are intact"
+        return (
+            f"the disk is full{where}: free some space and run 'dvc repro' again; earlier outputs are intact"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission{where}: make it readable and writable for this user and run 'dvc repro' again"
     return f"{error.strerror or error}{where}"
@@ -66,7 +67,7 @@ def main(run: Callable[[], None], name: str) -> None:
     began = time.perf_counter()
     try:
         run()
-    except (UserError, BadInput) as error:
+    except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
         message = "interrupted; earlier outputs are intact, and 'dvc repro' goes on from here"

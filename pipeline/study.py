@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -16,11 +12,6 @@ from pipeline.params import UserError
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 Objective = Callable[[Trial], float]
-
-
-def digest(*parts: Any) -> str:
-    """A short name for all that decides what a study's values mean."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def open_study(storage: str, name: str, max_epochs: int, reduction: int) -> optuna.Study:
@@ -92,9 +83,3 @@ def best(study: optuna.Study) -> FrozenTrial:
         + (f"; the last failed with {reasons[-1]}" if reasons else "")
         + "; widen tune.space, give more tune.trials or tune.minutes, or set tune.trials to 0"
     )
-
-
-def timed() -> Callable[[], float]:
-    """A stop-watch: call it for the seconds since it was made."""
-    began = time.perf_counter()
-    return lambda: time.perf_counter() - began

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline.params import Section, UserError, section
+from pipeline.project import Name
 from pipeline.stage import DATA
 
 if TYPE_CHECKING:
@@ -83,17 +85,21 @@ def client() -> MlflowClient:
     return mlflow.MlflowClient()
 
 
-def experiment_id(project: str) -> str:
+def experiment_id() -> str:
     """The id of the project's experiment, made when it does not exist."""
     settings = section("tracking", Tracking)
-    name = settings.experiment or project
+    name = settings.experiment or section("name", Name)
     found = client().get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            raise UserError(f"the MLflow experiment '{name}' is deleted; restore it or set tracking.experiment")
+            raise UserError(
+                f"the MLflow experiment '{name}' is deleted; restore it or set tracking.experiment"
+            )
         return str(found.experiment_id)
     local = uri().startswith("sqlite:")
-    place = Path(settings.artifacts).absolute().as_uri() if local and "://" not in settings.artifacts else None
+    place = (
+        Path(settings.artifacts).absolute().as_uri() if local and "://" not in settings.artifacts else None
+    )
     return str(client().create_experiment(name, artifact_location=place))
 
 
@@ -151,12 +157,12 @@ class Run:
         client().set_terminated(self.id, status)
 
 
-def start(project: str, name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:
+def start(name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:
     """Create a run, with the commit and `dvc.lock` it came from as tags."""
     tags = {"mlflow.runName": name, **lineage(), **tags}
     if parent:
         tags["mlflow.parentRunId"] = parent.id
-    return Run(client().create_run(experiment_id(project), run_name=name, tags=tags).info.run_id)
+    return Run(client().create_run(experiment_id(), run_name=name, tags=tags).info.run_id)
 
 
 @contextmanager
@@ -195,6 +201,7 @@ def log_model(run: Run, bundle: Path) -> str:
     """Log the bundle as an MLflow model of the run, as code and files, without pickles; give its URI."""
     client()
     import mlflow
+
     import serving
 
     code = Path(serving.__file__).parent
@@ -208,6 +215,31 @@ def log_model(run: Run, bundle: Path) -> str:
             pip_requirements=needs,
         )
     return str(logged.model_uri)
+
+
+def serve_ui(port: int) -> int:
+    """Run MLflow's server on the local store, on loopback, until it is interrupted; give its exit code.
+
+    Raises:
+        UserError: the store is a server, which has a UI of its own, or the port is taken.
+    """
+    import socket
+
+    if uri().startswith("http"):
+        raise UserError(f"the runs are on the MLflow server {uri()}; open that address")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"port {port} is in use; stop what holds it, or give another: fairlead ui --port N")
+    print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    words = ["server", "--backend-store-uri", uri(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    artifacts = section("tracking", Tracking).artifacts
+    process = subprocess.Popen([sys.executable, "-m", "mlflow", *words, "--artifacts-destination", artifacts])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        return 0
 
 
 def ui_hint() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 
+import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -17,9 +19,9 @@ from pipeline import tracking
 from pipeline.compute import Compute
 from pipeline.fit import Job, Train, fit
 from pipeline.job import make_job
-from pipeline.lineage import data_digest
+from pipeline.lineage import data_digest, digest
 from pipeline.params import Section, section
-from pipeline.project import Name, Seed
+from pipeline.project import Seed
 from pipeline.space import Space, check, override
 from pipeline.stage import DATA, main, replacing
 
@@ -31,7 +33,10 @@ class Tune(Section):
     """The `tune` section."""
 
     trials: int = Field(
-        12, ge=0, le=100_000, description="Trials, counted over resumed sessions; 0 trains with the given values."
+        12,
+        ge=0,
+        le=100_000,
+        description="Trials, counted over resumed sessions; 0 trains with the given values.",
     )
     minutes: float = Field(
         2.0, gt=0, le=100_000, description="No trial begins after this many minutes inside trials."
@@ -61,10 +66,10 @@ def objective(trial: Trial, job: Job, space: Space, curves: list[dict[str, float
     return curves[-1][METRIC]
 
 
-def log_trial(parent: tracking.Run, project: str, trial: FrozenTrial, curves: list[dict[str, float]]) -> None:
+def log_trial(parent: tracking.Run, trial: FrozenTrial, curves: list[dict[str, float]]) -> None:
     """Log one trial as a child of the tuning run."""
     tags = {"state": trial.state.name.lower(), **{k: str(v) for k, v in trial.user_attrs.items()}}
-    run = tracking.start(project, f"trial-{trial.number}", tags, parent)
+    run = tracking.start(f"trial-{trial.number}", tags, parent)
     run.params(trial.params)
     for epoch, metrics in enumerate(curves):
         run.metrics(metrics, epoch)
@@ -91,19 +96,17 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
 
 def draw(study: optuna.Study, folder: Path) -> None:
     """Optuna's own pictures of the study: history and slices."""
+    import matplotlib as mpl
     from optuna.visualization import matplotlib as pictures
 
-    import matplotlib as mpl
-
     mpl.use("agg")
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pictures.plot_optimization_history(study).figure.savefig(folder / "history.png", dpi=80)
-        axes = pictures.plot_slice(study)
-        first = axes if not hasattr(axes, "flat") else axes.flat[0]
-        first.figure.savefig(folder / "slices.png", dpi=60)
+        history = pictures.plot_optimization_history(study).get_figure(root=True)
+        slices = np.atleast_1d(np.asarray(pictures.plot_slice(study))).flat[0].get_figure(root=True)
+    assert history is not None
+    history.savefig(folder / "history.png", dpi=80)
+    slices.savefig(folder / "slices.png", dpi=60)
 
 
 def write_best(folder: Path, values: dict[str, object], about: dict[str, object]) -> None:
@@ -113,17 +116,17 @@ def write_best(folder: Path, values: dict[str, object], about: dict[str, object]
     (folder / "best.yaml").write_text(note + content)
 
 
-def run_study(settings: Tune, job: Job, project: str) -> tuple[optuna.Study, FrozenTrial]:
+def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial]:
     """Search until the budget is spent, logging the study and each trial to MLflow."""
     base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     space = {name: domain.model_dump() for name, domain in settings.space.items()}
-    key = studies.digest(base, space, settings.reduction, job.seed, data_digest(job.train_folder, job.val_folder))
+    key = digest(base, space, settings.reduction, job.seed, data_digest(job.train_folder, job.val_folder))
     storage = section("tracking", tracking.Tracking).studies
-    study = studies.open_study(storage, f"{project}-{key}", job.train.max_epochs, settings.reduction)
+    study = studies.open_study(storage, f"{job.spec.source}-{key}", job.train.max_epochs, settings.reduction)
     run_id = study.user_attrs.get(f"run {tracking.uri()}")
     parent = tracking.Run(run_id) if run_id else None
     if parent is None or not parent.exists():
-        parent = tracking.start(project, "tune", {"stage": "tune", "study": study.study_name})
+        parent = tracking.start("tune", {"stage": "tune", "study": study.study_name})
         study.set_user_attr(f"run {tracking.uri()}", parent.id)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(given(settings.space, job))  # the given values are the one to beat
@@ -131,7 +134,7 @@ def run_study(settings: Tune, job: Job, project: str) -> tuple[optuna.Study, Fro
     with tqdm(total=settings.trials, initial=len(studies.counted(study)), desc="tune", unit=" trials") as bar:
 
         def after(trial: FrozenTrial) -> None:
-            log_trial(parent, project, trial, curves)
+            log_trial(parent, trial, curves)
             curves.clear()
             bar.update()
             if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
@@ -174,8 +177,7 @@ def run() -> None:
             (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         print("tune: no trials asked for; the given values are used")
         return
-    project = section("name", Name)
-    study, best = run_study(settings, job, project)
+    study, best = run_study(settings, job)
     counts = [t.state for t in studies.counted(study)]
     with replacing(OUTPUT) as folder:
         write_best(

@@ -21,9 +21,7 @@ class ImageInput(BaseModel, extra="forbid", frozen=True):
     background: int = Field(
         255, ge=0, le=255, description="Grey level laid under transparent pixels, 0 to 255."
     )
-    min_side: int = Field(
-        4, ge=1, description="Images with a side shorter than this are refused, in pixels."
-    )
+    min_side: int = Field(4, ge=1, description="Images with a side shorter than this are refused, in pixels.")
     max_side: int = Field(
         8192, ge=16, le=30_000, description="Images with a longer side are refused undecoded, in pixels."
     )

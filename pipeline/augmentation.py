@@ -15,14 +15,30 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     shift: float = Field(0.08, ge=0, le=0.5, description="Largest shift, as a share of each side.")
     scale: float = Field(0.1, ge=0, le=0.9, description="Largest zoom in or out, as a share.")
     shear: float = Field(6, ge=0, le=45, description="Largest shear, in degrees.")
-    crop: float = Field(0.0, ge=0, le=0.9, description="Largest share of the area cropped away, then resized.")
+    crop: float = Field(
+        0.0, ge=0, le=0.9, description="Largest share of the area cropped away, then resized."
+    )
     elastic: float = Field(0.0, ge=0, le=3, description="Strength of elastic distortion (slow on a CPU).")
     flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip; not scaled by strength.")
     erasing: float = Field(0.1, ge=0, le=1, description="Chance that a rectangle is erased.")
 
 
+class OnPixels(nn.Module):
+    """Runs transforms that expect 0..1 on images of the 0..255 scale, without gradients."""
+
+    def __init__(self, steps: list[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*steps)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map (N, C, H, W) uint8 or float to float32 of the same shape and scale."""
+        out: torch.Tensor = self.steps(images.float() / 255) * 255
+        return out
+
+
 def build(params: Augmentation, height: int, width: int) -> nn.Module:
-    """A module that maps float images (N, C, H, W) to randomly transformed ones of the same shape."""
+    """A module that maps images (N, C, H, W) on the 0..255 scale to randomly transformed ones."""
     if params.strength == 0:
         return nn.Identity()
     import kornia.augmentation as kornia
@@ -40,7 +56,9 @@ def build(params: Augmentation, height: int, width: int) -> nn.Module:
     if params.crop:
         kept = max(1 - params.crop * s, 0.05)
         steps.append(
-            kornia.RandomResizedCrop((height, width), scale=(kept, 1.0), ratio=(0.8, 1.25), cropping_mode="resample")
+            kornia.RandomResizedCrop(
+                (height, width), scale=(kept, 1.0), ratio=(0.8, 1.25), cropping_mode="resample"
+            )
         )
     if params.flip:
         steps.append(kornia.RandomHorizontalFlip(p=params.flip))
@@ -49,11 +67,4 @@ def build(params: Augmentation, height: int, width: int) -> nn.Module:
         steps.append(kornia.RandomElasticTransform((9, 9), (4.0, 4.0), (alpha, alpha), p=1.0))
     if params.erasing:
         steps.append(kornia.RandomErasing(p=min(params.erasing * s, 1.0), scale=(0.02, 0.1)))
-    return nn.Sequential(*steps) if steps else nn.Identity()
-
-
-@torch.no_grad()
-def apply(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Augment images (N, C, H, W) on the 0..255 scale, uint8 or float; gives float32 on the same scale."""
-    augmented: torch.Tensor = module(images.float() / 255) * 255
-    return augmented
+    return OnPixels(steps) if steps else nn.Identity()

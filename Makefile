@@ -1,0 +1,64 @@
+# `make help` explains the targets. PYTHON chooses the interpreter that the environment is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+export PYTHONUTF8 := 1
+.DEFAULT_GOAL := help
+.PHONY: help install repro test lint serve stop ui report schema bench clean purge
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {v[0]}.{v[1]}. Try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Fairlead into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the tools for tests"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Make the environment; does nothing when it is up to date
+
+repro: $(VENV)/.installed ## Run the whole road on what changed, and show where to look
+	@fairlead check
+	@dvc repro
+	@fairlead summary
+
+test: $(VENV)/.installed-dev lint ## Lint, types, unit and end-to-end tests
+	@pytest
+
+lint: $(VENV)/.installed-dev ## Ruff and mypy
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+serve: $(VENV)/.installed ## Start TorchServe with the promoted model
+	@fairlead serve up
+
+stop: $(VENV)/.installed ## Stop TorchServe
+	@fairlead serve down
+
+ui: $(VENV)/.installed ## Browse the runs in MLflow on http://127.0.0.1:5000 (Ctrl-C ends it)
+	@fairlead ui
+
+report: $(VENV)/.installed ## Show the last summary again
+	@fairlead summary
+
+schema: $(VENV)/.installed ## Write params.schema.json anew from the typed sections
+	@python -m pipeline.schema
+
+bench: $(VENV)/.installed ## Run the benchmarks
+	@python -m benchmarks
+
+clean: ## Remove stage outputs and caches of tools; runs, registry and environment stay
+	rm -rf data/*/ data/.*.new data/.*.old .mypy_cache .ruff_cache .pytest_cache dvc_plots build *.egg-info
+
+purge: clean ## Remove also the environment, DVC's cache, all runs and the registry
+	rm -rf $(VENV) .dvc/cache .dvc/tmp .fairlead mlflow.db mlartifacts dvc.lock

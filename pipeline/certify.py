@@ -1,0 +1,220 @@
+"""Stage `certify`: does the live server give the same answers, fast enough? Asks a real TorchServe."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline.dataset import Dataset
+from pipeline.params import Section, UserError, section
+from pipeline.project import Name
+from pipeline.stage import DATA, main, replacing
+from serving.client import Client, RequestError
+from serving.decode import encode_png
+from serving.predictor import BACKENDS, Predictor
+from serving.server import ServerError, ServerSettings, TorchServe, free_ports
+from serving.spec import read_json, write_json
+
+BUNDLE = DATA / "export" / "bundle"
+EXPORT = DATA / "export"
+TEST = DATA / "prepare" / "test"
+EXPECTED = DATA / "evaluate" / "probabilities.npy"
+OUTPUT = DATA / "certify"
+Answer = dict[str, Any]
+
+
+class Certify(Section):
+    """The `certify` section."""
+
+    samples: int = Field(512, ge=1, le=100_000, description="Test samples sent to the server, at most.")
+    tolerance: float = Field(
+        1e-4,
+        gt=0,
+        le=0.1,
+        description="Largest difference of a probability from evaluate's, for every backend.",
+    )
+    connections: int = Field(8, ge=1, le=256, description="Connections at once in the busy part.")
+    lone_requests: int = Field(
+        100, ge=10, le=10_000, description="Requests sent one after the other, to measure latency."
+    )
+    max_p99_ms: float = Field(
+        1000,
+        gt=0,
+        description="Largest allowed 99th percentile of the lone client's latency, in milliseconds.",
+    )
+
+
+def compare(name: str, expected: np.ndarray, found: np.ndarray, tolerance: float) -> dict[str, Any]:
+    """Largest difference of probabilities (N, K), and how many samples got another label."""
+    difference = np.abs(expected - found).max(axis=1)
+    changed = expected.argmax(1) != found.argmax(1)
+    return {
+        "backend": name,
+        "samples": len(expected),
+        "max_difference": float(difference.max()),
+        "labels_changed": int((changed & (difference > tolerance)).sum()),
+        "same": bool(difference.max() <= tolerance),
+    }
+
+
+def ask(
+    client: Client, bodies: list[tuple[bytes, str]], classes: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray, list[Answer]]:
+    """Send bodies one after the other: probabilities (N, K), seconds of each (N,), and the answers."""
+    answers, seconds = [], []
+    for body, content_type in bodies:
+        began = time.perf_counter()
+        answers.append(client.predict(body, content_type))
+        seconds.append(time.perf_counter() - began)
+    rows = [[answer["probabilities"][name] for name in classes] for answer in answers]
+    return np.array(rows, np.float32), np.array(seconds), answers
+
+
+def requests_for(images: np.ndarray) -> Iterator[tuple[bytes, str]]:
+    """Raw bodies for canonical images (N, C, H, W): PNG, and every fourth JSON."""
+    for number, image in enumerate(images):
+        if number % 4:
+            yield encode_png(image), "image/png"
+        else:
+            pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+            yield json.dumps({"pixels": pixels.tolist()}).encode(), "application/json"
+
+
+def check_answers(answers: list[Answer], version: str) -> None:
+    """Every answer names this model's version, its own request, and the likeliest label."""
+    versions = {answer["model_version"] for answer in answers}
+    if versions != {version}:
+        raise UserError(f"the server answers as version {sorted(versions)}; expected {version}")
+    if len({answer["request_id"] for answer in answers}) != len(answers):
+        raise UserError("the server gave the same request id twice")
+    for answer in answers:
+        if answer["label"] != max(answer["probabilities"], key=answer["probabilities"].get):
+            raise UserError(f"the server's label is not its likeliest class: {answer}")
+
+
+def interrogate(
+    client: Client, settings: Certify, images: np.ndarray, expected: np.ndarray
+) -> dict[str, Any]:
+    """Ask the live server for golden and test samples, lone and busy; compare, and measure latency."""
+    bundle = Predictor(BUNDLE)
+    classes = bundle.spec.classes
+    golden = read_json(BUNDLE / "golden" / "golden.json")["requests"]
+    raw = [((BUNDLE / "golden" / g["file"]).read_bytes(), g["content_type"]) for g in golden]
+    found, _, answers = ask(client, raw, classes)
+    wanted = np.array([[g["probabilities"][name] for name in classes] for g in golden], np.float32)
+    reports = [compare("torchserve, golden requests", wanted, found, settings.tolerance)]
+    bodies = list(
+        tqdm(requests_for(images), desc="certify", total=len(images), unit=" requests", leave=False)
+    )
+    lone = bodies[: settings.lone_requests]
+    rows, seconds, some = ask(client, lone, classes)
+    busy_rows, busy_seconds, more, wall = _busy(client, bodies, classes, settings.connections)
+    check_answers(answers + some + more, bundle.version)
+    reports.append(compare("torchserve, one connection", expected[: len(rows)], rows, settings.tolerance))
+    name = f"torchserve, {settings.connections} connections"
+    reports.append(compare(name, expected, busy_rows, settings.tolerance))
+    return {
+        "comparisons": reports,
+        "latency_ms": {"lone": percentiles(seconds), "busy": percentiles(busy_seconds)},
+        "requests_per_second": len(bodies) / wall,
+        "connections": settings.connections,
+    }
+
+
+def _busy(
+    client: Client, bodies: list[tuple[bytes, str]], classes: tuple[str, ...], connections: int
+) -> tuple[np.ndarray, np.ndarray, list[Answer], float]:
+    """The same over several connections at once, so that the server really batches."""
+    shares = [bodies[at::connections] for at in range(connections) if bodies[at::connections]]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(connections) as pool:
+        parts = list(pool.map(lambda share: ask(client, share, classes), shares))
+    wall = time.perf_counter() - began
+    rows = np.empty((len(bodies), len(classes)), np.float32)
+    for at, part in enumerate(parts):
+        rows[at::connections] = part[0]
+    answers = [answer for part in parts for answer in part[2]]
+    return rows, np.concatenate([part[1] for part in parts]), answers, wall
+
+
+def percentiles(seconds: np.ndarray) -> dict[str, float]:
+    """Median, 99th percentile and maximum, in milliseconds."""
+    p50, p99 = np.quantile(seconds, [0.5, 0.99])
+    return {"p50": 1000 * float(p50), "p99": 1000 * float(p99), "max": 1000 * float(seconds.max())}
+
+
+def offline(images: np.ndarray, expected: np.ndarray, tolerance: float) -> list[dict[str, Any]]:
+    """Compare the bundle's own backends with `evaluate`, and one sample at a time with a whole batch."""
+    reports = []
+    for backend in BACKENDS:
+        predictor = Predictor(BUNDLE, backend)
+        reports.append(compare(backend, expected, predictor.probabilities(images), tolerance))
+        few = predictor.probabilities(images[:8], chunk=1)
+        reports.append(compare(f"{backend}, batch of one", expected[:8], few, tolerance))
+    return reports
+
+
+def verdict(report: dict[str, Any], settings: Certify) -> list[str]:
+    """Why the model cannot be certified; empty where it can."""
+    reasons = [
+        f"{entry['backend']}: probabilities differ by up to {entry['max_difference']:.2g} from evaluate's "
+        f"(certify.tolerance is {settings.tolerance:g}); {entry['labels_changed']} of {entry['samples']} labels changed"
+        for entry in report["comparisons"]
+        if not entry["same"]
+    ]
+    p99 = report["latency_ms"]["lone"]["p99"]
+    if p99 > settings.max_p99_ms:
+        reasons.append(f"p99 latency is {p99:.0f} ms; certify.max_p99_ms allows {settings.max_p99_ms:g}")
+    return reasons
+
+
+def serve_and_ask(
+    archive: Path, settings: Certify, work: Callable[[Client], dict[str, Any]]
+) -> dict[str, Any]:
+    """Run `work` on a TorchServe of our own on free ports, which ends whatever happens."""
+    server = section("server", ServerSettings).model_copy(update=free_ports())
+    golden = read_json(BUNDLE / "golden" / "golden.json")["requests"][0]
+    began = time.perf_counter()
+    try:
+        with TorchServe(archive, server) as running:
+            running.start((BUNDLE / "golden" / golden["file"]).read_bytes(), golden["content_type"])
+            seconds = time.perf_counter() - began
+            with running.client() as client:
+                return {"seconds_to_first_answer": seconds, **work(client)}
+    except (ServerError, RequestError) as error:
+        raise UserError(str(error)) from None
+
+
+def run() -> None:
+    """Run the stage."""
+    settings = section("certify", Certify)
+    archive = EXPORT / f"{section('name', Name)}.mar"
+    images = np.array(Dataset(TEST).column("image")[: settings.samples])
+    expected = np.load(EXPECTED, allow_pickle=False)[: settings.samples]
+    report = serve_and_ask(archive, settings, lambda client: interrogate(client, settings, images, expected))
+    report["comparisons"] += offline(images, expected, settings.tolerance)
+    reasons = verdict(report, settings)
+    if reasons:
+        raise UserError("the live model is not the evaluated one:\n  " + "\n  ".join(reasons))
+    with replacing(OUTPUT) as folder:
+        write_json(
+            folder / "report.json", {"version": read_json(BUNDLE / "bundle.json")["version"], **report}
+        )
+    worst = max(entry["max_difference"] for entry in report["comparisons"])
+    lone = report["latency_ms"]["lone"]
+    print(
+        f"certify: {len(images)} live answers equal evaluate's within {worst:.1e}; p50 {lone['p50']:.1f} ms, "
+        f"p99 {lone['p99']:.1f} ms; {report['requests_per_second']:.0f} requests/s"
+    )
+
+
+if __name__ == "__main__":
+    main(run, "certify")

@@ -1,0 +1,142 @@
+"""The command `fairlead`: ask the endpoint, run the server, see where things are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline.params import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+serve_app = typer.Typer(no_args_is_help=True, help="Run TorchServe with the promoted model.")
+app.add_typer(serve_app, name="serve")
+CONTENT_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".json": "application/json",
+}
+
+
+@app.callback()
+def about() -> None:
+    """Fairlead: from data to a tuned, judged, tracked, certified and served model."""
+
+
+def fail(message: object) -> NoReturn:
+    """One message, exit code 1, no traceback."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG or JSON request files.")],
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print each whole answer as one line of JSON.")
+    ] = False,
+) -> None:
+    """Ask the running server what each FILE shows."""
+    import json
+
+    from pipeline.endpoint import FOLDER
+    from serving.client import Client, RequestError
+
+    failed = False
+    try:
+        client = Client.local(FOLDER)
+    except RequestError as error:
+        fail(f"{error}; 'make serve' starts the server")
+    with client:
+        for file in files:
+            try:
+                answer = client.predict(
+                    file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "image/png")
+                )
+            except (RequestError, OSError) as error:
+                failed = True
+                typer.echo(f"{file}: {error}", err=True)
+                continue
+            if json_lines:
+                typer.echo(json.dumps({"file": str(file), **answer}))
+            else:
+                sure = answer["probabilities"][answer["label"]]
+                typer.echo(f"{file}: {answer['label']}  ({sure:.4f}, model {answer['model_version']})")
+    if failed:
+        raise typer.Exit(1)
+
+
+@serve_app.command()
+def up() -> None:
+    """Start the server with the promoted model; does nothing where it runs already."""
+    from pipeline.endpoint import ServeError, start
+
+    try:
+        start(lambda step: typer.echo(f"  {step}"))
+    except (UserError, *ServeError) as error:
+        fail(error)
+
+
+@serve_app.command()
+def down() -> None:
+    """Stop the server and its workers."""
+    from pipeline.endpoint import FOLDER
+    from serving.process import stop
+
+    typer.echo("stopped" if stop(FOLDER) else "no server was running")
+
+
+@serve_app.command()
+def status() -> None:
+    """Say what is served, where; exit code 1 where nothing is."""
+    from pipeline.endpoint import FOLDER, describe
+    from serving.process import running
+
+    endpoint = running(FOLDER)
+    if endpoint is None:
+        fail("no server is running; 'make serve' starts it")
+    typer.echo(describe(endpoint))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Browse the runs in MLflow; Ctrl-C ends it."""
+    from pipeline.tracking import serve_ui
+
+    try:
+        raise typer.Exit(serve_ui(port))
+    except UserError as error:
+        fail(error)
+
+
+@app.command()
+def check() -> None:
+    """Check params.yaml, every section at once."""
+    from pipeline.params import fits_schema
+
+    try:
+        if not fits_schema():
+            from pipeline.schema import check_all  # loads every stage to say what is wrong
+
+            check_all()
+    except UserError as error:
+        fail(error)
+    typer.echo("params.yaml is right")
+
+
+@app.command()
+def summary() -> None:
+    """Show the last model's metrics, its verdict, and where to look next."""
+    from pipeline.summary import show
+
+    try:
+        show()
+    except UserError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,66 @@
+"""Promotion decided by statistics: a paired bootstrap on the same test samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline import metrics
+
+Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better the candidate is than the other, in the metric's unit, positive for better."""
+
+    value: float
+    low: float
+    high: float
+
+    def plain(self) -> dict[str, float]:
+        """As a dict."""
+        return asdict(self)
+
+
+def difference(
+    metric: str,
+    weights: np.ndarray,
+    labels: np.ndarray,
+    mine: np.ndarray,
+    other: np.ndarray,
+    confidence: float,
+) -> Difference:
+    """Candidate less other over the same resamples (B, N); labels (N,), probabilities (N, K) each."""
+    sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
+    function = metrics.METRICS[metric]
+    ones = np.ones((1, len(labels)))
+    value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
+    spread = sign * (function(weights, labels, mine) - function(weights, labels, other))
+    return Difference(float(value), *metrics.interval(spread, confidence))
+
+
+def baseline(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Probabilities (N, K) of the trivial model that always answers the class frequencies."""
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    return np.tile(shares.astype(np.float32), (len(labels), 1))
+
+
+def decide(found: Difference, margin: float, other: str, metric: str) -> tuple[Verdict, str]:
+    """Promote what is surely better, or surely not worse by more than `margin` (0 asks for better)."""
+    told = f"{metric} {found.value:+.4f} against {other} (interval {found.low:+.4f} to {found.high:+.4f})"
+    if found.low > 0:
+        return "promoted", f"better: {told}"
+    if margin and found.low > -margin:
+        return "promoted", f"not worse by more than the margin of {margin:g}: {told}"
+    if found.high < 0:
+        return "rejected", f"worse: {told}"
+    return "inconclusive", f"the test cannot tell, so what serves now stays: {told}, margin {margin:g}"
+
+
+def as_tags(receipt: dict[str, Any]) -> dict[str, str]:
+    """What of a receipt is put on a registry version."""
+    keys = ("verdict", "reason", "model_version", "run_id", "archive_sha256")
+    return {key: str(receipt[key]) for key in keys}

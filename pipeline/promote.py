@@ -1,0 +1,136 @@
+"""Stage `promote`: is it better than what serves now? Writes the receipt and moves the alias `champion`."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline import metrics, registry, tracking
+from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, difference
+from pipeline.dataset import Dataset
+from pipeline.params import Section, section
+from pipeline.project import Name, Seed
+from pipeline.report import write_report
+from pipeline.stage import DATA, main, replacing
+from serving.predictor import Predictor
+from serving.spec import read_json, read_spec, write_json
+
+TEST = DATA / "prepare" / "test"
+EVALUATE = DATA / "evaluate"
+EXPORT = DATA / "export"
+CERTIFY = DATA / "certify"
+OUTPUT = DATA / "promote"
+
+
+class Promote(Section):
+    """The `promote` section."""
+
+    metric: Literal[
+        "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss"
+    ] = Field("accuracy", description="The metric that is compared.")
+    margin: float = Field(
+        0.005,
+        ge=0,
+        lt=1,
+        description="A candidate may be worse by so much at most; 0 asks for surely better.",
+    )
+    resamples: int = Field(2000, ge=100, le=100_000, description="Paired bootstrap resamples.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the interval of the difference.")
+
+
+def against_champion(
+    champion: registry.Champion, labels: np.ndarray, mine: np.ndarray, settings: Promote, weights: np.ndarray
+) -> tuple[Verdict, str, Difference | None]:
+    """Compare with the champion's answers to the same test samples."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = registry.download_bundle(champion, Path(scratch))
+        theirs, own = read_spec(bundle), read_spec(EXPORT / "bundle")
+        if theirs.classes != own.classes or theirs.image != own.image:
+            return (
+                "inconclusive",
+                f"version {champion.number} takes other inputs or classes, so the two cannot be compared on this "
+                f"test; choose another 'name', or move the alias 'champion' yourself",
+                None,
+            )
+        predictor = Predictor(bundle)
+        parts = [predictor.probabilities(chunk["image"]) for chunk in Dataset(TEST).chunks(["image"])]
+    found = difference(settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence)
+    return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
+
+
+def judge(
+    champion: registry.Champion | None, model_version: str, settings: Promote, seed: int
+) -> tuple[Verdict, str, dict[str, Any]]:
+    """The verdict on the candidate, its reason, and what was compared."""
+    labels = np.array(Dataset(TEST).column("label"))
+    mine = np.load(EVALUATE / "probabilities.npy", allow_pickle=False)
+    weights = metrics.resamples(settings.resamples, len(labels), seed)
+    trivial = baseline(labels, mine.shape[1])
+    floor = difference(settings.metric, weights, labels, mine, trivial, settings.confidence)
+    compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
+    verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)
+    if champion is None or verdict != "promoted":
+        return verdict, reason, compared
+    if champion.model_version == model_version:
+        return "unchanged", f"version {champion.number}, which serves now, is this very model", compared
+    verdict, reason, found = against_champion(champion, labels, mine, settings, weights)
+    compared["over_champion"] = found.plain() if found else None
+    return verdict, reason, compared
+
+
+def make_receipt(
+    project: str, settings: Promote, seed: int
+) -> tuple[dict[str, Any], registry.Champion | None]:
+    """Everything that the decision rests on."""
+    bundle = read_json(EXPORT / "bundle" / "bundle.json")
+    champion = registry.champion(project)
+    verdict, reason, compared = judge(champion, bundle["version"], settings, seed)
+    certified = read_json(CERTIFY / "report.json")
+    assert certified["version"] == bundle["version"], "certify ran on another model"
+    archive = (EXPORT / f"{project}.mar").read_bytes()
+    receipt = {
+        "name": project, "verdict": verdict, "reason": reason,
+        "model_version": bundle["version"], "run_id": bundle["run_id"],
+        "compared": compared, "margin": settings.margin,
+        "champion_before": champion.number if champion else None,
+        "archive_sha256": hashlib.sha256(archive).hexdigest(), "data": bundle["data"],
+        "certified": certified, "lineage": tracking.lineage(),
+        "decided": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    return receipt, champion
+
+
+def run() -> None:
+    """Run the stage."""
+    project = section("name", Name)
+    settings = section("promote", Promote)
+    receipt, champion = make_receipt(project, settings, section("seed", Seed))
+    mlrun = tracking.attach(receipt["run_id"])
+    with replacing(OUTPUT) as folder:
+        if receipt["verdict"] == "unchanged":
+            assert champion is not None
+            receipt["registry_version"] = champion.number
+        else:
+            source = read_json(EXPORT / "model.json")["mlflow_model"]
+            receipt["registry_version"] = registry.register(project, source, mlrun, as_tags(receipt))
+        if receipt["verdict"] == "promoted":
+            registry.crown(project, receipt["registry_version"])
+        write_json(folder / "receipt.json", receipt)
+        write_report(folder / "report.html", receipt)
+        mlrun.files(folder / "receipt.json", "promote")
+        mlrun.files(folder / "report.html", "promote")
+    mlrun.metrics(
+        {f"serving_{name}_ms": value for name, value in receipt["certified"]["latency_ms"]["lone"].items()}
+    )
+    mlrun.tags({"verdict": receipt["verdict"], "registry_version": str(receipt["registry_version"])})
+    print(f"promote: {receipt['verdict']}: {receipt['reason']}")
+
+
+if __name__ == "__main__":
+    main(run, "promote")

@@ -1,0 +1,96 @@
+"""The model registry: versions with their receipts, and the alias `champion`. History is never rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import tracking
+from pipeline.params import UserError
+from pipeline.tracking import Run
+
+ALIAS = "champion"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves."""
+
+    name: str
+    number: str
+    model_version: str
+    run_id: str
+    source: str
+    archive_sha256: str
+
+
+def champion(name: str) -> Champion | None:
+    """The registered version with the alias `champion`; None where there is none yet."""
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client()
+    try:
+        found = client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+    tags = found.tags
+    return Champion(
+        name, str(found.version), tags.get("model_version", ""), str(found.run_id), str(found.source),
+        tags.get("archive_sha256", ""),
+    )  # fmt: skip
+
+
+def download_bundle(version: Champion, folder: Path) -> Path:
+    """Fetch the bundle of a version into `folder`."""
+    tracking.client()
+    import mlflow
+
+    at = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{version.source}/artifacts/bundle", dst_path=str(folder)
+    )
+    return Path(at)
+
+
+def download_archive(version: Champion, folder: Path) -> Path:
+    """Fetch the `.mar` of a version into `folder`, checked against the digest in its receipt.
+
+    Raises:
+        UserError: what the store holds is not what was certified.
+    """
+    import hashlib
+
+    tracking.client()
+    import mlflow
+
+    uri = f"runs:/{version.run_id}/archive/{version.name}.mar"
+    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != version.archive_sha256:
+        path.unlink()
+        raise UserError(
+            f"the archive of {version.name} version {version.number} has SHA-256 {found[:12]}..., its receipt says "
+            f"{version.archive_sha256[:12]}...: it is not what was certified, so it is not served"
+        )
+    return path
+
+
+def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
+    """Add a version, with its verdict as tags; return its number."""
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(name, source, run.id, tags=dict(tags), description=tags["reason"])
+    return str(made.version)
+
+
+def crown(name: str, number: str) -> None:
+    """Let the alias `champion` name this version."""
+    tracking.client().set_registered_model_alias(name, ALIAS, number)

@@ -1,0 +1,45 @@
+"""The report of one model: a page that needs no server, with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from pipeline.metrics import METRICS
+from pipeline.pages import Picture, render
+from pipeline.stage import DATA
+from serving.spec import read_json
+
+PICTURES = {
+    "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
+    "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
+    "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
+    "Reliability": DATA / "evaluate" / "plots" / "reliability.png",
+    "ROC": DATA / "evaluate" / "plots" / "roc.png",
+    "Precision and recall": DATA / "evaluate" / "plots" / "pr.png",
+    "Augmented training samples": DATA / "augment" / "samples.png",
+}
+
+
+def picture(path: Path, caption: str, width: int = 460) -> Picture:
+    """A PNG file as a picture inside the page."""
+    uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return Picture(uri, width, caption)
+
+
+def write_report(path: Path, receipt: dict[str, Any]) -> None:
+    """Render the page from the receipt and the outputs of the stages before."""
+    metrics = read_json(DATA / "evaluate" / "metrics.json")
+    pictures = [picture(file, caption) for caption, file in PICTURES.items() if file.exists()]
+    page = render(
+        "report.html.j2",
+        receipt=receipt,
+        headline={name: metrics[name] for name in METRICS},
+        classes=metrics["classes"],
+        samples=metrics["samples"],
+        model=read_json(DATA / "train" / "model.json"),
+        tuned=read_json(DATA / "train" / "run.json")["tuned"],
+        pictures=pictures,
+    )
+    path.write_text(page)

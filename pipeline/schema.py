@@ -1,0 +1,99 @@
+"""All of `params.yaml` as one typed class, its JSON schema for editors, and a check of the whole file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.params import Model
+from pipeline.augment import Augment
+from pipeline.certify import Certify
+from pipeline.compute import Compute
+from pipeline.evaluate import Evaluate
+from pipeline.export import Export
+from pipeline.fit import Train
+from pipeline.ingest import Ingest
+from pipeline.params import KEYS, PARAMS, UserError, parse, section
+from pipeline.prepare import Prepare
+from pipeline.project import Name, Seed
+from pipeline.promote import Promote
+from pipeline.sources import Data
+from pipeline.space import check
+from pipeline.tracking import Tracking
+from pipeline.tune import Tune
+from pipeline.validate import Validate
+from serving.config import ServerSettings
+
+SCHEMA = Path("params.schema.json")
+
+
+class Params(BaseModel):
+    """Every key of `params.yaml`; a section that is left out takes its defaults."""
+
+    model_config = ConfigDict(extra="forbid", title="Fairlead's parameters")
+
+    name: Name
+    seed: Seed
+    data: Data = Field(default_factory=lambda: Data(), description="What the raw data is.")
+    model: Model = Field(default_factory=lambda: Model(), description="The network.")
+    ingest: Ingest = Field(default_factory=lambda: Ingest(), description="Stage ingest: what did we get?")
+    validate_: Validate = Field(
+        default_factory=lambda: Validate(), alias="validate", description="Stage validate: may we use it?"
+    )
+    prepare: Prepare = Field(default_factory=lambda: Prepare(), description="Stage prepare: the splits.")
+    augment: Augment = Field(default_factory=lambda: Augment(), description="Stage augment: more for train.")
+    tune: Tune = Field(default_factory=lambda: Tune(), description="Stage tune: which hyperparameters?")
+    train: Train = Field(default_factory=lambda: Train(), description="Stage train: how a model is fitted.")
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate(), description="Stage evaluate: how good?")
+    export: Export = Field(default_factory=lambda: Export(), description="Stage export: the bundle.")
+    certify: Certify = Field(
+        default_factory=lambda: Certify(), description="Stage certify: is the server right?"
+    )
+    promote: Promote = Field(default_factory=lambda: Promote(), description="Stage promote: is it better?")
+    compute: Compute = Field(default_factory=lambda: Compute(), description="Where the work runs.")
+    tracking: Tracking = Field(default_factory=lambda: Tracking(), description="Where runs are recorded.")
+    server: ServerSettings = Field(default_factory=lambda: ServerSettings(), description="TorchServe.")
+
+
+def kind_of(key: str) -> type:
+    """The type of one top-level key."""
+    field = Params.model_fields["validate_" if key == "validate" else key]
+    return {"name": Name, "seed": Seed}.get(key) or field.annotation  # type: ignore[return-value]
+
+
+def schema_text() -> str:
+    """The JSON schema of `params.yaml`."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"
+
+
+def check_all(path: Path = PARAMS) -> None:
+    """Check the whole file, every section, and report every wrong key at once.
+
+    Raises:
+        UserError: something is wrong; one line a key.
+    """
+    if path.exists():
+        parse(path.read_text(encoding="utf-8"), path)
+    problems = []
+    for key in KEYS:
+        try:
+            section(key, kind_of(key), path)
+        except UserError as error:
+            problems.append(str(error))
+            if not path.exists():
+                break
+    if problems:
+        raise UserError("\n".join(problems))
+    sections: dict[str, BaseModel] = {
+        "model": section("model", Model, path),
+        "train": section("train", Train, path),
+    }
+    check(section("tune", Tune, path).space, sections)
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_text())
+    sys.stdout.write(f"{SCHEMA} written\n")

