@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -75,7 +76,7 @@ def up() -> None:
     from pipeline.endpoint import ServeError, start
 
     try:
-        start(lambda step: typer.echo(f"  {step}"))
+        start(lambda step: typer.echo(textwrap.indent(step, "  ")))
     except (UserError, *ServeError) as error:
         fail(error)
 
@@ -104,7 +105,7 @@ def status() -> None:
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Browse the runs in MLflow; Ctrl-C ends it."""
-    from pipeline.tracking import serve_ui
+    from pipeline.ui import serve_ui
 
     try:
         raise typer.Exit(serve_ui(port))
@@ -115,7 +116,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 @app.command()
 def check() -> None:
     """Check params.yaml, every section at once."""
-    from pipeline.params import fits_schema
+    from pipeline.quickcheck import fits_schema
 
     try:
         if not fits_schema():

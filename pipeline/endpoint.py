@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import registry
 from pipeline.params import UserError, section
 from pipeline.project import Name
-from pipeline.stage import STATE
+from pipeline.stage import STATE, replacing
 from serving.client import Endpoint, RequestError
 from serving.process import running
 from serving.server import ServerError, ServerSettings, TorchServe
@@ -29,14 +30,15 @@ def fetch(name: str) -> tuple[Path, bytes, str]:
     if champion is None:
         raise UserError(f"no version of '{name}' is promoted yet; 'make repro' makes and judges one")
     place = STORE / f"{name}-{champion.model_version}"
-    archive = place / f"{name}.mar"
-    place.mkdir(parents=True, exist_ok=True)
-    if not archive.exists():
-        fetched = registry.download_archive(champion, place / "fetch")
-        registry.download_bundle(champion, place)
-        fetched.rename(archive)
+    if not place.exists():
+        with replacing(place) as fresh:
+            registry.download_archive(champion, fresh)
+            found = registry.download_bundle(champion, fresh / "fetched")
+            found.rename(fresh / "bundle")
+            shutil.rmtree(fresh / "fetched")
     golden = json.loads((place / "bundle" / "golden" / "golden.json").read_text())["requests"][0]
-    return archive, (place / "bundle" / "golden" / golden["file"]).read_bytes(), golden["content_type"]
+    body = (place / "bundle" / "golden" / golden["file"]).read_bytes()
+    return place / f"{name}.mar", body, golden["content_type"]
 
 
 def start(report: Callable[[str], None]) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,10 @@ class Champion:
 
 def champion(name: str) -> Champion | None:
     """The registered version with the alias `champion`; None where there is none yet."""
-    from mlflow.exceptions import MlflowException
-
-    client = tracking.client()
     try:
-        found = client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        found = tracking.client().get_model_version_by_alias(name, ALIAS)
+    except tracking.store_error() as error:
+        if tracking.missing(error):
             return None
         raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
     tags = found.tags
@@ -45,13 +43,7 @@ def champion(name: str) -> Champion | None:
 
 def download_bundle(version: Champion, folder: Path) -> Path:
     """Fetch the bundle of a version into `folder`."""
-    tracking.client()
-    import mlflow
-
-    at = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{version.source}/artifacts/bundle", dst_path=str(folder)
-    )
-    return Path(at)
+    return tracking.download(f"models:/{version.name}/{version.number}/artifacts/bundle", folder)
 
 
 def download_archive(version: Champion, folder: Path) -> Path:
@@ -60,13 +52,7 @@ def download_archive(version: Champion, folder: Path) -> Path:
     Raises:
         UserError: what the store holds is not what was certified.
     """
-    import hashlib
-
-    tracking.client()
-    import mlflow
-
-    uri = f"runs:/{version.run_id}/archive/{version.name}.mar"
-    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    path = tracking.download(f"runs:/{version.run_id}/archive/{version.name}.mar", folder)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != version.archive_sha256:
         path.unlink()
@@ -79,14 +65,12 @@ def download_archive(version: Champion, folder: Path) -> Path:
 
 def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
     """Add a version, with its verdict as tags; return its number."""
-    from mlflow.exceptions import MlflowException
-
     client = tracking.client()
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    except tracking.store_error() as error:
+        if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
     made = client.create_model_version(name, source, run.id, tags=dict(tags), description=tags["reason"])
     return str(made.version)
 

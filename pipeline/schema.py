@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +17,7 @@ from pipeline.evaluate import Evaluate
 from pipeline.export import Export
 from pipeline.fit import Train
 from pipeline.ingest import Ingest
-from pipeline.params import KEYS, PARAMS, UserError, parse, section
+from pipeline.params import KEYS, PARAMS, UserError, examine, read, take
 from pipeline.prepare import Prepare
 from pipeline.project import Name, Seed
 from pipeline.promote import Promote
@@ -75,23 +76,21 @@ def check_all(path: Path = PARAMS) -> None:
     Raises:
         UserError: something is wrong; one line a key.
     """
-    if path.exists():
-        parse(path.read_text(encoding="utf-8"), path)
-    problems = []
+    text = read(path)
+    content, problems = examine(text, path)
+    sections: dict[str, Any] = {}
     for key in KEYS:
         try:
-            section(key, kind_of(key), path)
+            sections[key] = take(key, kind_of(key), content, text, path)
         except UserError as error:
             problems.append(str(error))
-            if not path.exists():
-                break
+    if {"model", "train", "tune"} <= sections.keys():
+        try:
+            check(sections["tune"].space, {key: sections[key] for key in ("model", "train")}, path)
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
-    sections: dict[str, BaseModel] = {
-        "model": section("model", Model, path),
-        "train": section("train", Train, path),
-    }
-    check(section("tune", Tune, path).space, sections)
 
 
 if __name__ == "__main__":

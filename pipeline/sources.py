@@ -108,6 +108,7 @@ class ImageFolderSource:
         self.classes = tuple(folder.name for folder in folders)
         self._check_classes()
         self._files = [(path, label) for label, folder in enumerate(folders) for path in self._images(folder)]
+        self._check_names()
 
     def _check_classes(self) -> None:
         if not self.classes:
@@ -119,6 +120,15 @@ class ImageFolderSource:
                 raise UserError(
                     f"{self._root}: the classes '{other}' and '{name}' differ in case only; rename or merge them"
                 )
+
+    def _check_names(self) -> None:
+        for name in (*self.classes, *(path.name for path, _ in self._files)):
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"{self._root}: the name {os.fsencode(name)!r} is not UTF-8; rename it"
+                ) from None
 
     def _images(self, folder: Path) -> list[Path]:
         with os.scandir(folder) as entries:

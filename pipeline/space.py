@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipeline.params import UserError, validate
+from pipeline.params import PARAMS, UserError, read, validate, where
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -66,19 +67,38 @@ def override(section: S, key: str, values: Plain) -> S:
         node = plain
         for part in path[:-1]:
             node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(
+                    f"unknown key '{dotted}': '{dotted.rpartition('.')[0]}' holds a value and no keys"
+                )
         node[path[-1]] = value
     return validate(type(section), plain, key)
 
 
-def check(space: Space, sections: dict[str, BaseModel]) -> None:
-    """Refuse a space that names an unknown parameter or leaves a parameter's bounds."""
+def check(space: Space, sections: dict[str, BaseModel], path: Path = PARAMS) -> None:
+    """Refuse a space that names an unknown parameter or leaves a parameter's bounds.
+
+    Raises:
+        UserError: one line for each wrong entry.
+    """
+    problems = []
     for dotted, domain in space.items():
-        head = dotted.partition(".")[0]
-        if head not in sections or "." not in dotted:
-            allowed = ", ".join(f"{key}.<name>" for key in sections)
-            raise UserError(f"tune.space: '{dotted}' cannot be tuned; expected {allowed}")
-        for corner in domain.corners():
-            try:
-                override(sections[head], head, {dotted: corner})
-            except UserError as error:
-                raise UserError(f"tune.space, '{dotted}' = {corner!r}: {error}") from None
+        problem = _problem(dotted, domain, sections)
+        if problem:
+            text = read(path) if path.exists() else ""
+            problems.append(f"{where(('tune', 'space', dotted), text, path)}: tune.space: {problem}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _problem(dotted: str, domain: Domain, sections: dict[str, BaseModel]) -> str:
+    """What is wrong with one entry; empty where nothing is."""
+    head = dotted.partition(".")[0]
+    if head not in sections or "." not in dotted:
+        return f"'{dotted}' cannot be tuned; expected {', '.join(f'{key}.<name>' for key in sections)}"
+    for corner in domain.corners():
+        try:
+            override(sections[head], head, {dotted: corner})
+        except UserError as error:
+            return str(error).removeprefix(f"{PARAMS}: ")
+    return ""

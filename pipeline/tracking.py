@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +19,9 @@ from pydantic import Field
 
 from pipeline.params import Section, UserError, section
 from pipeline.project import Name
-from pipeline.stage import DATA
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-RUN_FILE = DATA / "train" / "run.json"
 
 
 class Tracking(Section):
@@ -80,9 +76,35 @@ def client() -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
     mlflow.set_tracking_uri(uri())
     return mlflow.MlflowClient()
+
+
+def store_error() -> type[Exception]:
+    """What MLflow raises when a store refuses or does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException
+
+
+def missing(error: Exception) -> bool:
+    """True where the store answered that it does not hold what was asked for."""
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def download(artifact: str, folder: Path) -> Path:
+    """Fetch an artifact, by its URI, into `folder`.
+
+    Raises:
+        UserError: the store does not hold it, or does not answer.
+    """
+    client()
+    import mlflow
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=artifact, dst_path=str(folder)))
+    except (store_error(), OSError) as error:
+        raise UserError(f"{artifact} cannot be fetched from the MLflow store {uri()}: {error}") from None
 
 
 def experiment_id() -> str:
@@ -96,10 +118,8 @@ def experiment_id() -> str:
                 f"the MLflow experiment '{name}' is deleted; restore it or set tracking.experiment"
             )
         return str(found.experiment_id)
-    local = uri().startswith("sqlite:")
-    place = (
-        Path(settings.artifacts).absolute().as_uri() if local and "://" not in settings.artifacts else None
-    )
+    embedded = uri().startswith("sqlite:") and "://" not in settings.artifacts
+    place = Path(settings.artifacts).absolute().as_uri() if embedded else None
     return str(client().create_experiment(name, artifact_location=place))
 
 
@@ -145,12 +165,12 @@ class Run:
 
     def exists(self) -> bool:
         """True where the store knows the run and it is not deleted."""
-        from mlflow.exceptions import MlflowException
-
         try:
             return str(client().get_run(self.id).info.lifecycle_stage) == "active"
-        except MlflowException:
-            return False
+        except store_error() as error:
+            if missing(error):
+                return False
+            raise UserError(f"the MLflow store {uri()} cannot be read: {error}") from None
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""
@@ -215,31 +235,6 @@ def log_model(run: Run, bundle: Path) -> str:
             pip_requirements=needs,
         )
     return str(logged.model_uri)
-
-
-def serve_ui(port: int) -> int:
-    """Run MLflow's server on the local store, on loopback, until it is interrupted; give its exit code.
-
-    Raises:
-        UserError: the store is a server, which has a UI of its own, or the port is taken.
-    """
-    import socket
-
-    if uri().startswith("http"):
-        raise UserError(f"the runs are on the MLflow server {uri()}; open that address")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise UserError(f"port {port} is in use; stop what holds it, or give another: fairlead ui --port N")
-    print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    words = ["server", "--backend-store-uri", uri(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    artifacts = section("tracking", Tracking).artifacts
-    process = subprocess.Popen([sys.executable, "-m", "mlflow", *words, "--artifacts-destination", artifacts])
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        return 0
 
 
 def ui_hint() -> str:

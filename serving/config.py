@@ -137,7 +137,6 @@ def command_line(folder: Path, scratch: Path, settings: ServerSettings, owned: b
         "--sun-misc-unsafe-memory-access=allow",
         "--enable-native-access=ALL-UNNAMED",
         f"-Xmx{settings.heap}",
-        "-XX:+UseSerialGC",
         "-XX:-UsePerfData",  # no file in /tmp that others can read
         f"-Djava.io.tmpdir={scratch}",
         f"-Dmodel_server_home={home}",
@@ -192,8 +191,8 @@ def write_config(
         "default_startup_timeout": str(settings.start_timeout),
         "job_queue_size": str(settings.queue_size),
         "max_request_size": str(settings.max_request_bytes),
-        "number_of_netty_threads": "2",
-        "netty_client_threads": "2",
+        "number_of_netty_threads": str(max(2, settings.workers)),
+        "netty_client_threads": str(max(2, settings.workers)),
         "number_of_gpu": "0",
         "metrics_mode": "prometheus",
         "metrics_config": str(folder / "metrics.yaml"),

@@ -12,12 +12,22 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from serving.spec import DataSpec, ImageInput
 
 FORMATS = ("PNG", "JPEG")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what undoes each EXIF orientation
 
 
 class BadInput(ValueError):
@@ -57,7 +67,9 @@ def decode_image(raw: bytes, image: ImageInput) -> np.ndarray:
 
 
 def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
+    turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation))
+    if turn is not None:  # not ImageOps.exif_transpose: it writes the EXIF anew and fails on odd tags
+        picture = picture.transpose(turn)
     if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it
         picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
     if picture.has_transparency_data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 def onnx_forward(bundle: Path, threads: int) -> Forward:
     """The exported graph under ONNX Runtime, on the CPU."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since 1.32, and read at import
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,0 +1,41 @@
+"""`make bench`: every benchmark, or those named: `python -m benchmarks training`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from benchmarks import memory, road, training
+
+ALL = {"training": training.run, "memory": memory.run, "road": road.run}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run, print a table, and keep the figures with the machine they were taken on."""
+    names = sys.argv[1:] or list(ALL)
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
+    RESULTS.mkdir(exist_ok=True)
+    for name in names:
+        figures = ALL[name]()
+        about = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+            f"{platform.machine()}, Python {platform.python_version()}",
+        }
+        (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+        width = max(map(len, figures))
+        print(f"\n{name}  ({about['machine']})")
+        for key, value in figures.items():
+            print(f"  {key:{width}}  {value:,.3f}" if isinstance(value, float) else f"  {key:{width}}  {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A check of `params.yaml` that takes half a second, as it loads no stage: what it finds right is right."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
+
+from pipeline.params import PARAMS, parse, read, take
+from pipeline.prepare import Prepare
+from pipeline.project import Name
+from pipeline.space import Space
+from serving.config import ServerSettings
+
+SCHEMA = Path("params.schema.json")
+# Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
+BEYOND: dict[str, Any] = {"name": Name, "prepare": Prepare, "server": ServerSettings}
+
+
+def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
+    """True where the file is surely right; where it is False, `pipeline.schema.check_all` tells why."""
+    try:
+        text = read(path)
+        content = parse(text, path)
+        json.dumps(content, allow_nan=False)  # a date or a NaN is nothing that a schema can judge
+        fits = Draft202012Validator(json.loads(read(schema))).is_valid
+        if not fits(content):
+            return False
+        for key, kind in BEYOND.items():
+            take(key, kind, content, text, path)
+        space = TypeAdapter(Space).validate_python(content.get("tune", {}).get("space", {}))
+    except (ValueError, TypeError):
+        return False
+    corners = ((dotted, value) for dotted, domain in space.items() for value in domain.corners())
+    return all(fits(overridden(content, dotted, value)) for dotted, value in corners)
+
+
+def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:
+    """The parameters with one value of the search space; None where its key cannot be tuned."""
+    content = copy.deepcopy(content)
+    *path, name = dotted.split(".")
+    if not path or path[0] not in ("model", "train"):
+        return None
+    node: Any = content
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            return None
+    node[name] = value
+    return content

@@ -1,0 +1,111 @@
+"""A copy of the project in a folder of its own, with a shrunken road that tests run for real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+VENV = BIN.parent
+SHRUNK = {
+    "augment": {"factor": 0},
+    "tune": {"trials": 2, "max_epochs": 1},
+    "train": {"max_epochs": 2},
+    "evaluate": {"resamples": 200},
+    "promote": {"resamples": 200},
+    "certify": {"samples": 64, "lone_requests": 20},
+    "tracking": {"system_metrics_seconds": 0.5},
+}
+
+
+class Road:
+    """The copied project: run commands in it, read what they wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file() and not name.startswith("dvc.lock"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.run("git", "init", "-q")
+        self.set(SHRUNK)
+        self.commit("start")
+
+    def commit(self, message: str) -> None:
+        """Commit everything, as a user would."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", message)
+
+    def environment(self) -> dict[str, str]:
+        """Ours, without what would lead a command elsewhere."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PYTEST_", "PYTHONPATH"))}
+        return kept | {"PATH": f"{BIN}:{kept['PATH']}", "PYTHONPATH": str(self.folder), "COLUMNS": "200"}
+
+    def run(self, *words: str, check: bool = True, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder; a failure shows what it printed."""
+        done = subprocess.run(
+            words, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=seconds, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)} gave {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a command in the folder, silent."""
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(words, cwd=self.folder, env=self.environment(), stdout=quiet, stderr=quiet)
+
+    def make(self, target: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a make target with this test's environment in place of a new one."""
+        stamps = [word for name in (".installed", ".installed-dev") for word in ("-o", f"{VENV}/{name}")]
+        return self.run("make", *stamps, "-o", f"{VENV}/bin/python", target, f"VENV={VENV}", check=check)
+
+    def set(self, changes: dict[str, dict[str, Any]]) -> None:
+        """Change values in params.yaml."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for section, values in changes.items():
+            params[section].update(values)
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def json(self, path: str) -> Any:
+        """Read a JSON file below the folder."""
+        return json.loads((self.folder / path).read_text())
+
+    def digest(self, path: str) -> str:
+        """One digest over a file, or over the names and contents of a folder's files."""
+        at = self.folder / path
+        files = sorted(file for file in at.rglob("*") if file.is_file()) if at.is_dir() else [at]
+        parts = [f"{file.relative_to(at)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def copy(self, folder: Path) -> Road:
+        """The same project with all its outputs and caches, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = object.__new__(Road)
+        other.folder = folder
+        return other
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """One whole road, run once for all the tests that look at it; `first.log` is what `make repro` printed."""
+    road = Road(tmp_path_factory.mktemp("road"))
+    first = road.make("repro")
+    (road.folder / "first.log").write_text(first.stdout + first.stderr)
+    shutil.copy(road.folder / "data/train/run.json", road.folder / "first.json")
+    road.commit("after the first run")
+    return road

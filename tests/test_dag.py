@@ -1,0 +1,345 @@
+"""`dvc.yaml` names all that a stage reads, and the packages keep to their borders: read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, meta
+
+from pipeline.params import KEYS, Section
+from serving.archive import PACKAGE
+
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    "ingest", "validate", "prepare", "augment", "tune", "train", "evaluate", "export", "certify", "promote",
+)  # fmt: skip
+BEFORE_TEST = STAGES[: STAGES.index("evaluate")]
+UNTRACKED = {"compute", "tracking", "server"}  # sections that change no result
+TEMPLATES = "pipeline/templates"
+FIRST_PARTY = ("pipeline", "models", "serving")
+DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+HEAVY = ("torch", "pandas", "sklearn", "mlflow", "optuna", "pytorch_lightning", "matplotlib")
+
+
+@cache
+def tree(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(), file)
+
+
+def sources(*packages: str) -> list[str]:
+    """Every Python file of some packages, from the root on."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for package in packages
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+def imported(file: str) -> set[str]:
+    """The dotted names that a file imports, anywhere in it; `from a import b` may mean the module `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports are not followed here"
+            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(module: str, *packages: str) -> set[str]:
+    """The files of some packages that import a module or a part of it."""
+    return {
+        file for file in sources(*packages) if module in {name.partition(".")[0] for name in imported(file)}
+    }
+
+
+def modules_of(name: str) -> Iterator[str]:
+    """The files that importing a dotted name runs: every package on the way, and the module."""
+    parts = name.split(".")
+    if parts[0] in FIRST_PARTY:
+        for depth in range(1, len(parts) + 1):
+            stem = "/".join(parts[:depth])
+            yield from (file for file in (f"{stem}/__init__.py", f"{stem}.py") if (ROOT / file).exists())
+
+
+@cache
+def closure(stage: str) -> frozenset[str]:
+    """Every first-party file that a stage can load."""
+    seen: set[str] = set()
+    waiting = list(modules_of(f"pipeline.{stage}"))
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting += [found for name in imported(file) for found in modules_of(name)]
+    return frozenset(seen)
+
+
+def texts(*files: str) -> set[str]:
+    """Every string constant of some files."""
+    nodes = (node for file in files for node in ast.walk(tree(file)))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def called(function: str, file: str) -> list[ast.Call]:
+    """The calls of a function, by its own name or as an attribute."""
+    calls = (node for node in ast.walk(tree(file)) if isinstance(node, ast.Call))
+    return [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == function]
+
+
+def shipped(stage: str) -> set[str]:
+    """Code that a stage packs without importing it: `serving`'s share of the archive and of the MLflow model."""
+    if not called("build_archive", f"pipeline/{stage}.py"):
+        return set()
+    named = texts("serving/archive.py", "pipeline/tracking.py") | set(PACKAGE)
+    return {
+        f"serving/{name}" for name in named if name.endswith(".py") and (ROOT / "serving" / name).is_file()
+    }
+
+
+def templates(stage: str) -> set[str]:
+    """The templates that the stage's code names, with those that they extend or import."""
+    waiting = [text for text in texts(*closure(stage)) if text.endswith(".j2")]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            parsed = Environment(autoescape=True).parse((ROOT / TEMPLATES / name).read_text())
+            waiting += [other for other in meta.find_referenced_templates(parsed) if other]
+    return {f"{TEMPLATES}/{name}" for name in found}
+
+
+def entries(stage: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The paths of one kind (`outs`, `metrics`) with their settings."""
+    listed = DAG["stages"][stage].get(kind, [])
+    return {path: settings or {} for entry in listed
+            for path, settings in (entry.items() if isinstance(entry, dict) else [(entry, {})])}  # fmt: skip
+
+
+def outs(stage: str) -> set[str]:
+    return {path for kind in ("outs", "metrics", "plots") for path in entries(stage, kind)}
+
+
+def deps(stage: str, data: bool) -> list[str]:
+    return [path for path in DAG["stages"][stage]["deps"] if path.startswith("data/") == data]
+
+
+def inside(path: str, folders: set[str]) -> bool:
+    """True where a path is one of the folders or lies in one."""
+    return any(PurePosixPath(path).is_relative_to(folder) for folder in folders)
+
+
+def data_paths(file: str) -> set[str]:
+    """The longest `DATA / "a" / "b"` that a file builds."""
+    found, parts = set(), set()
+    for node in ast.walk(tree(file)):  # outer expressions come before what they hold
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and node not in parts:
+            names: list[str] = []
+            at: ast.expr = node
+            while isinstance(at, ast.BinOp) and isinstance(at.right, ast.Constant):
+                parts.add(at)
+                names.insert(0, str(at.right.value))
+                at = at.left
+            if isinstance(at, ast.Name) and at.id == "DATA":
+                found.add("/".join(["data", *names]))
+    return found
+
+
+# The stages
+
+
+def test_the_ten_stages_stand_in_order_under_one_name_each() -> None:
+    assert tuple(DAG["stages"]) == STAGES
+    for stage in STAGES:
+        module = import_module(f"pipeline.{stage}")
+        assert DAG["stages"][stage]["cmd"] == f"python -m pipeline.{stage}"
+        assert issubclass(getattr(module, stage.capitalize()), Section if stage != "train" else object)
+        assert stage in KEYS
+        assert all(inside(path, {f"data/{stage}"}) for path in outs(stage))
+        assert outs(stage), stage
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_that_a_stage_runs_or_ships_is_its_dependency(stage: str) -> None:
+    needed = closure(stage) | shipped(stage) | templates(stage)
+    named = deps(stage, data=False)
+    assert len(set(named)) == len(named), "a dependency is named twice"
+    add = "".join(f"\n+      - {path}" for path in sorted(needed - set(named)))
+    remove = "".join(f"\n-      - {path}" for path in sorted(set(named) - needed))
+    assert add + remove == "", f"in dvc.yaml, stages.{stage}.deps:{add}{remove}"
+
+
+def test_only_export_ships_and_only_two_stages_draw_pages() -> None:
+    assert {stage for stage in STAGES if shipped(stage)} == {"export"}
+    assert shipped("export") == {f"serving/{name}" for name in (*PACKAGE, "handler.py", "pyfunc.py")}
+    assert {stage for stage in STAGES if templates(stage)} == {"validate", "promote"}
+    names = {"base.html.j2", "macros.html.j2"}
+    assert templates("validate") == {f"{TEMPLATES}/{name}" for name in names | {"validate.html.j2"}}
+    assert templates("promote") == {f"{TEMPLATES}/{name}" for name in names | {"report.html.j2"}}
+
+
+def read_sections(file: str) -> set[str]:
+    keys = [call.args[0] for call in called("section", file)]
+    assert all(isinstance(key, ast.Constant) for key in keys), f"{file}: section() takes a literal key"
+    return {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_sections_that_a_stage_reads_are_its_parameters(stage: str) -> None:
+    named = DAG["stages"][stage]["params"]
+    assert named == sorted(set(named))
+    assert not UNTRACKED & set(named), "these change no result and must invalidate no stage"
+    read = read_sections(f"pipeline/{stage}.py") - UNTRACKED
+    assert read == set(named), f"in dvc.yaml, stages.{stage}: params: [{', '.join(sorted(read))}]"
+    deeper = {key for file in closure(stage) - {f"pipeline/{stage}.py", "pipeline/tracking.py"}
+              for key in read_sections(file)}  # fmt: skip
+    assert deeper <= UNTRACKED | read
+    # The tracking side names its experiment after the project, which is in no output.
+    assert read_sections("pipeline/tracking.py") == {"tracking", "name"}
+
+
+# Data
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_output_survives_until_a_whole_new_one_is_written(stage: str) -> None:
+    for kind in ("outs", "metrics", "plots"):
+        assert [
+            path for path, settings in entries(stage, kind).items() if settings.get("persist") is not True
+        ] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_data_that_a_stage_reads_was_written_by_an_earlier_one(stage: str) -> None:
+    earlier = set().union(*(outs(name) for name in STAGES[: STAGES.index(stage)]))
+    covered = {path for path in deps(stage, data=True) if any(inside(out, {path}) for out in earlier)}
+    assert [
+        path for path in deps(stage, data=True) if not inside(path, earlier) and path not in covered
+    ] == []
+    assert deps(stage, data=True) or stage == "ingest"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_data_that_a_stage_s_code_names_is_what_it_depends_on(stage: str) -> None:
+    """Both ways: nothing is read unnamed, and nothing is named that no code reads."""
+    named = set(deps(stage, data=True))
+    built = set().union(*(data_paths(file) for file in closure(stage)))
+    read = {path for path in built if not inside(path, {f"data/{stage}", f"data/{stage}.failed"})}
+    assert {path for path in read if not inside(path, named)} == set(), f"missing in stages.{stage}.deps"
+    assert {path for path in named if not any(inside(one, {path}) for one in read)} == set(), (
+        "nothing reads these"
+    )
+
+
+def test_the_test_split_is_read_by_evaluate_and_later_stages_alone() -> None:
+    readers = {stage for stage in STAGES for path in DAG["stages"][stage]["deps"]
+               if inside("data/prepare/test", {path}) or inside(path, {"data/prepare/test"})}  # fmt: skip
+    assert readers == set(STAGES) - set(BEFORE_TEST)
+    for stage in BEFORE_TEST:
+        for file in closure(stage) - {"pipeline/prepare.py"}:
+            named = {text for text in texts(file) if text == "test" or "prepare/test" in text}
+            assert named == set(), f"{stage} must not see the test split, and {file} names it"
+            assert "data/prepare" not in data_paths(file), (
+                f"{file} names the folder that holds the test split"
+            )
+    assert "test" in texts("pipeline/prepare.py")
+    assert "test" in texts("pipeline/evaluate.py")
+
+
+def test_raw_and_validated_data_reach_no_stage_that_fits() -> None:
+    """They hold the test samples too; `prepare` takes them apart."""
+    for stage in ("augment", "tune", "train"):
+        assert not [path for path in deps(stage, data=True) if inside(path, {"data/ingest", "data/validate"})]
+
+
+# Metrics and plots
+
+
+def plotted() -> Iterator[tuple[str, set[str]]]:
+    """Each file that a plot names, with the columns that it takes from it."""
+    for entry in DAG["plots"]:
+        if isinstance(entry, str):
+            yield entry, set()
+            continue
+        for plot in entry.values():
+            for file, columns in plot["y"].items():
+                yield file, {plot["x"], *([columns] if isinstance(columns, str) else columns)}
+
+
+@pytest.mark.parametrize(("file", "columns"), plotted())
+def test_a_plot_shows_a_file_and_columns_that_a_stage_writes(file: str, columns: set[str]) -> None:
+    stage = PurePosixPath(file).parts[1]
+    assert inside(file, outs(stage))
+    assert {PurePosixPath(file).name, *columns} <= texts(*closure(stage))
+
+
+def test_there_are_metrics_and_plots() -> None:
+    assert list(entries("evaluate", "metrics")) == ["data/evaluate/metrics.json"]
+    assert len(list(plotted())) >= 9
+
+
+# Borders between the packages
+
+
+@pytest.mark.parametrize("stage", ["ingest", "validate", "prepare"])
+def test_a_stage_that_moves_tables_loads_no_heavy_library(stage: str) -> None:
+    static = {name.partition(".")[0] for file in closure(stage) for name in imported(file)}
+    assert static & set(HEAVY) == set(), "not even inside a function"
+    assert loaded_by(f"pipeline.{stage}", *HEAVY) == set()
+
+
+def loaded_by(module: str, *unwanted: str) -> set[str]:
+    """Which of the unwanted modules a fresh interpreter holds after an import."""
+    code = f"import sys, {module}; print(*(set({unwanted!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_the_predictor_loads_neither_the_training_nor_the_tracking_side() -> None:
+    unwanted = ("pytorch_lightning", "mlflow", "dvc", "torch", "pandas", "optuna", "pipeline", "models")
+    assert loaded_by("serving.predictor", *unwanted) == set()
+    assert loaded_by("json", "json") == {"json"}, "the check itself sees what is loaded"
+
+
+def test_tracking_alone_imports_mlflow_and_only_inside_functions() -> None:
+    # serving/pyfunc.py is the code of the MLflow model, which MLflow loads.
+    assert importers("mlflow", *FIRST_PARTY) == {"pipeline/tracking.py", "serving/pyfunc.py"}
+    top = [
+        node for node in tree("pipeline/tracking.py").body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert not [node for node in top if "mlflow" in ast.dump(node)]
+    assert "pyfunc" not in {
+        name.rpartition(".")[2] for file in sources(*FIRST_PARTY) for name in imported(file)
+    }
+
+
+def test_only_the_server_module_talks_to_the_management_side() -> None:
+    def manages(file: str) -> bool:
+        asks = any(
+            isinstance(node, ast.Attribute) and node.attr == "management_url" for node in ast.walk(tree(file))
+        )
+        tokens = (argument for call in called("read_token", file) for argument in call.args)
+        return asks or any(
+            isinstance(token, ast.Constant) and token.value == "management" for token in tokens
+        )
+
+    assert {file for file in sources(*FIRST_PARTY) if manages(file)} == {"serving/server.py"}
+
+
+def test_serving_and_models_know_nothing_of_the_pipeline() -> None:
+    assert importers("pipeline", "serving", "models") == set()
+    assert importers("models", "serving") == {"serving/predictor.py"}, "its eager backend, inside a function"
+    assert importers("serving", "models") != set()

@@ -1,0 +1,185 @@
+"""Stage `prepare`: a split that is stable, seeded and fair, and a transform that has seen train only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import prepare
+from pipeline.dataset import Dataset
+from pipeline.params import UserError, validate
+from pipeline.prepare import SPLITS, ChannelMoments, Prepare, assign
+from serving.spec import Transform, read_spec
+from tests.conftest import digits, identities, set_params, write_dataset
+from tests.test_ingest import peak
+
+SETTINGS = Prepare()
+SHARES = (1 - SETTINGS.val - SETTINGS.test, SETTINGS.val, SETTINGS.test)
+OUTPUT = Path("data/prepare")
+
+
+def ids_of(count: int, seed: int = 0) -> np.ndarray:
+    return identities(np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8))
+
+
+def split_of(
+    ids: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, seed: int = 7
+) -> np.ndarray:
+    return assign(ids, labels, np.arange(len(ids)) if groups is None else groups, SETTINGS, seed)
+
+
+def test_adding_samples_moves_none() -> None:
+    """Nor does their order, nor what the groups are called."""
+    ids, labels = ids_of(3_000), np.arange(3_000) % 10
+    groups = np.arange(3_000) // 2
+    whole = split_of(ids, labels, groups)
+    np.testing.assert_array_equal(whole[:1_000], split_of(ids[:1_000], labels[:1_000], groups[:1_000]))
+    order = np.random.default_rng(0).permutation(3_000)
+    renamed = np.random.default_rng(1).permutation(1_500)[groups]
+    np.testing.assert_array_equal(whole[order], split_of(ids[order], labels[order], renamed[order]))
+
+
+def test_the_seed_decides() -> None:
+    ids, labels = ids_of(2_000), np.arange(2_000) % 10
+    first, second = split_of(ids, labels, seed=1), split_of(ids, labels, seed=2)
+    np.testing.assert_array_equal(first, split_of(ids, labels, seed=1))
+    together = (first[first > 0] == second[first > 0]).mean()
+    assert together < 0.25, "of what was held out, another seed holds out about 15 % in the same split"
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+def test_every_class_is_split_in_the_shares(seed: int) -> None:
+    """As well as independent draws are: within 4 binomial deviations for each of 30 counts."""
+    labels = np.repeat(np.arange(10), np.linspace(200, 1_500, 10).astype(int))
+    split = split_of(ids_of(len(labels)), labels, seed=seed)
+    for label in range(10):
+        size = (labels == label).sum()
+        for number, share in enumerate(SHARES):
+            off = (split[labels == label] == number).sum() - size * share
+            assert abs(off) < 4 * np.sqrt(size * share * (1 - share)), (label, number, off)
+
+
+def test_the_shares_are_those_asked_for() -> None:
+    settings = Prepare(val=0.4, test=0.05)
+    split = assign(ids_of(20_000), np.zeros(20_000, int), np.arange(20_000), settings, 3)
+    np.testing.assert_allclose(np.bincount(split) / 20_000, (0.55, 0.4, 0.05), atol=0.015)
+
+
+def test_a_group_is_never_divided() -> None:
+    draw = np.random.default_rng(0)
+    groups, labels = draw.integers(0, 400, 3_000), draw.integers(0, 5, 3_000)
+    split = split_of(ids_of(3_000), labels, groups)
+    assert set(split.tolist()) == {0, 1, 2}
+    for group in np.unique(groups):
+        assert len(set(split[groups == group].tolist())) == 1, group
+
+
+@pytest.mark.parametrize("size", [3, 4, 6])
+def test_a_small_class_is_in_every_split(size: int) -> None:
+    """For every of 40 seeds; the large class beside it stays where it is."""
+    labels = np.append(np.zeros(500, int), np.ones(size, int))
+    for seed in range(40):
+        split = split_of(ids_of(len(labels)), labels, seed=seed)
+        assert set(split[labels == 1].tolist()) == {0, 1, 2}, seed
+        np.testing.assert_array_equal(
+            split[:500], split_of(ids_of(len(labels))[:500], labels[:500], seed=seed)
+        )
+
+
+@pytest.mark.parametrize(("groups", "found"), [([0, 1], 2), ([0], 1), ([0, 0, 1, 1, 0], 2)])
+def test_a_class_too_small_for_three_splits_is_refused(groups: list[int], found: int) -> None:
+    labels = np.append(np.zeros(30, int), np.full(len(groups), 4))
+    with pytest.raises(
+        UserError, match=f"4 has {found} distinct samples; train, val and test need at least one"
+    ):
+        split_of(ids_of(len(labels)), labels, np.append(np.arange(30), 30 + np.array(groups)))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"val": 0.5, "test": 0.5}, "leave some for training"),
+        ({"val": 0}, r"'prepare\.val'.*found 0"),
+        ({"vla": 0.1}, "'val'"),
+    ],
+)
+def test_wrong_shares_are_refused(given: dict[str, float], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        validate(Prepare, given, "prepare")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moments_are_numpys(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (500, channels, 9, 7), dtype=np.uint8)
+    images[:, -1] //= 3
+    moments = ChannelMoments(channels)
+    for at in range(0, 500, 120):
+        moments.update(images[at : at + 120])
+    np.testing.assert_allclose(moments.transform().mean, images.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(moments.transform().std, images.std(axis=(0, 2, 3)), rtol=1e-9)
+
+
+def test_a_constant_channel_is_not_divided_by_zero() -> None:
+    moments = ChannelMoments(2)
+    images = np.stack([np.full((8, 5, 5), 123), np.arange(200).reshape(8, 5, 5)], axis=1)
+    moments.update(images.astype(np.uint8))
+    assert moments.transform().mean[0] == pytest.approx(123)
+    assert moments.transform().std[0] == 1
+
+
+def ingested(project: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `ingest` and `validate` leave, with every second sample in a group with the one before."""
+    images, labels = digits(count, 0)
+    labels = labels.repeat(2)[:count]
+    write_dataset(project / "data/ingest", images, labels)
+    (project / "data/validate").mkdir(parents=True, exist_ok=True)
+    np.save(project / "data/validate/groups.npy", np.arange(count) // 2)
+    return images, labels
+
+
+def test_the_stage_conserves_rows_and_order_and_fits_on_train_only(project: Path) -> None:
+    images, labels = ingested(project, 2_400)
+    prepare.run()
+    names = {identity: row for row, identity in enumerate(identities(images).tolist())}
+    seen: list[int] = []
+    for name in SPLITS:
+        dataset = Dataset(OUTPUT / name)
+        assert dataset.spec == read_spec(project / "data/ingest")
+        rows = [names[identity] for identity in dataset.column("id").tolist()]
+        assert rows == sorted(rows), "the order of the ingested samples is kept"
+        np.testing.assert_array_equal(dataset.column("image"), images[rows])
+        np.testing.assert_array_equal(dataset.column("label"), labels[rows])
+        seen += rows
+    assert sorted(seen) == list(range(2_400)), "every row once"
+    train = np.array(Dataset(OUTPUT / "train").column("image"))
+    transform = Transform.model_validate_json((OUTPUT / "transform.json").read_text())
+    assert 1_200 < len(train) < 2_000
+    assert transform.mean[0] == pytest.approx(train.mean(), rel=1e-12)
+    assert transform.std[0] == pytest.approx(train.std(), rel=1e-9)
+    assert transform.mean[0] != pytest.approx(images.mean(), rel=1e-7), "the whole set's mean is another"
+
+
+def test_the_stage_obeys_its_seed(project: Path) -> None:
+    ingested(project, 600)
+    found = []
+    for seed in (1, 1, 2):
+        set_params(project, {"seed": seed})
+        prepare.run()
+        found.append(np.array(Dataset(OUTPUT / "test").column("id")).tobytes())
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's record of peak memory")
+def test_memory_does_not_grow_with_the_data(project: Path) -> None:
+    """12,288 more samples of 3.1 KB are 38 MB of pixels; their ids, labels and groups are 3 MB."""
+    took = []
+    (project / "data/validate").mkdir(parents=True)
+    for count in (4_096, 16_384):
+        images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        write_dataset(project / "data/ingest", images, np.arange(count) % 10)
+        np.save(project / "data/validate/groups.npy", np.arange(count))
+        took.append(peak(project, "prepare"))
+    assert sum(len(Dataset(OUTPUT / name)) for name in SPLITS) == 16_384
+    assert took[1] - took[0] < 14, took
