@@ -58,7 +58,7 @@ bench: $(VENV)/.installed ## Run the benchmarks
 	@python -m benchmarks
 
 clean: ## Remove stage outputs and caches of tools; runs, registry and environment stay
-	rm -rf data/*/ data/.*.new data/.*.old .mypy_cache .ruff_cache .pytest_cache dvc_plots build *.egg-info
+	rm -rf $(filter-out data/raw/, $(wildcard data/*/)) data/.*.new data/.*.old .mypy_cache .ruff_cache .pytest_cache dvc_plots build *.egg-info
 
 purge: clean ## Remove also the environment, DVC's cache, all runs and the registry
 	rm -rf $(VENV) .dvc/cache .dvc/tmp .fairlead mlflow.db mlartifacts dvc.lock

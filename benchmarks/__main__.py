@@ -34,7 +34,9 @@ def main() -> None:
         width = max(map(len, figures))
         print(f"\n{name}  ({about['machine']})")
         for key, value in figures.items():
-            print(f"  {key:{width}}  {value:,.3f}" if isinstance(value, float) else f"  {key:{width}}  {value}")
+            print(
+                f"  {key:{width}}  {value:,.3f}" if isinstance(value, float) else f"  {key:{width}}  {value}"
+            )
 
 
 if __name__ == "__main__":

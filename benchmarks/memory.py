@@ -40,7 +40,7 @@ def peak(stage: str, folder: Path) -> float:
         [sys.executable, "-c", CHILD, stage], cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return int(done.stdout.split()[-1]) / (1 if sys.platform == "darwin" else 1024) / (1024 if sys.platform == "darwin" else 1)
+    return int(done.stdout.split()[-1]) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes or KiB
 
 
 def run() -> dict[str, float]:

@@ -71,7 +71,9 @@ def run() -> dict[str, float]:
         inside, trials = fitting_seconds(folder)
         metrics = json.loads((folder / "data" / "evaluate" / "metrics.json").read_text())
         ours, empty = no_op(folder)
-    stages = {f"stage {name}, s": float(s) for name, s in re.findall(r"^(\w+): done in ([\d.]+) s", printed, re.M)}
+    stages = {
+        f"stage {name}, s": float(s) for name, s in re.findall(r"^(\w+): done in ([\d.]+) s", printed, re.M)
+    }
     return {
         "whole road, s": wall,
         "inside fitting and searching, s": inside,

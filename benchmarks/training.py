@@ -46,8 +46,12 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray) -> DataSpec:
 
 def plain(batches: object, served: Served) -> None:
     """A loop as a tutorial writes it: batches of (inputs, targets), AdamW, clipping, a scheduler."""
-    optimiser = torch.optim.AdamW(served.parameters(), lr=TRAIN.lr, weight_decay=TRAIN.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * (SAMPLES // TRAIN.batch_size + 1))
+    optimiser = torch.optim.AdamW(
+        served.parameters(), lr=TRAIN.lr, weight_decay=TRAIN.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, EPOCHS * (SAMPLES // TRAIN.batch_size + 1)
+    )
     for _ in range(EPOCHS):
         served.train()
         for inputs, targets in batches:  # type: ignore[attr-defined]
@@ -65,7 +69,7 @@ class IndexBatches:
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.images, self.labels = images, labels
 
-    def __iter__(self):  # noqa: ANN204
+    def __iter__(self):
         order = torch.randperm(len(self.labels))
         for at in range(0, len(order), TRAIN.batch_size):
             index = order[at : at + TRAIN.batch_size]

@@ -79,11 +79,19 @@ def dag(path: Path, project: Path = Path()) -> None:
         for other, made in outs.items():
             if other != name and any(dep.startswith(out) for dep in stage["deps"] for out in made):
                 curve = "arc3,rad=0.18" if at[other][1] == at[name][1] else "arc3,rad=-0.08"
-                arrow = {"arrowstyle": "-|>", "color": "#9aa7b8", "connectionstyle": curve, "shrinkA": 30, "shrinkB": 30}
+                arrow = {
+                    "arrowstyle": "-|>",
+                    "color": "#9aa7b8",
+                    "connectionstyle": curve,
+                    "shrinkA": 30,
+                    "shrinkB": 30,
+                }
                 axes.annotate("", at[name], at[other], arrowprops=arrow)
     for name, (x, y) in at.items():
         box = {"boxstyle": "round,pad=0.6", "facecolor": "#2563a8", "edgecolor": "none"}
-        axes.text(x, y, name, ha="center", va="center", color="white", fontsize=13, fontweight="bold", bbox=box)
+        axes.text(
+            x, y, name, ha="center", va="center", color="white", fontsize=13, fontweight="bold", bbox=box
+        )
         text = "\n".join(out.removeprefix(f"data/{name}/") for out in outs[name])
         under = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none"}
         axes.text(x, y - 0.2, text, ha="center", va="top", fontsize=8, color="#5c6878", bbox=under)

@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 class ResidualCNN(nn.Module):
     """A striding stem, `depth` residual blocks, the average over the picture, and a linear layer.
 
-    From the second on, a block halves the picture's sides and doubles the width.
+    From the second on, a block halves the picture's sides and doubles the width, up to 16 times the first.
     """
 
     def __init__(self, channels: int, classes: int, params: Model) -> None:
@@ -50,7 +50,7 @@ class ResidualCNN(nn.Module):
             activation(params.activation),
         ]
         for block in range(params.depth):
-            outputs = width if block == 0 else 2 * width
+            outputs = width if block == 0 else min(2 * width, 16 * params.width)
             if block:
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
             layers.append(ResidualBlock(width, outputs, params.activation))

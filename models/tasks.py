@@ -63,7 +63,9 @@ class Supervised(pl.LightningModule):
             {"params": decayed, "weight_decay": self.optimiser.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        fused = self.trainer.precision != "16-mixed"  # whose gradient scaler cannot clip for a fused optimiser
+        fused = (
+            self.trainer.precision != "16-mixed"
+        )  # whose gradient scaler cannot clip for a fused optimiser
         adamw = torch.optim.AdamW(groups, lr=self.optimiser.lr, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: self._share(step))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -73,11 +73,13 @@ def predict(
 @serve_app.command()
 def up() -> None:
     """Start the server with the promoted model; does nothing where it runs already."""
-    from pipeline.endpoint import ServeError, start
+    from pipeline.endpoint import start
+    from serving.client import RequestError
+    from serving.server import ServerError
 
     try:
         start(lambda step: typer.echo(textwrap.indent(step, "  ")))
-    except (UserError, *ServeError) as error:
+    except (UserError, ServerError, RequestError) as error:
         fail(error)
 
 

@@ -11,13 +11,12 @@ from pipeline import registry
 from pipeline.params import UserError, section
 from pipeline.project import Name
 from pipeline.stage import STATE, replacing
-from serving.client import Endpoint, RequestError
+from serving.client import Endpoint
 from serving.process import running
-from serving.server import ServerError, ServerSettings, TorchServe
+from serving.server import ServerSettings, TorchServe
 
 FOLDER = STATE / "server"
 STORE = STATE / "store"
-ServeError: tuple[type[Exception], ...] = (ServerError, RequestError)
 
 
 def fetch(name: str) -> tuple[Path, bytes, str]:

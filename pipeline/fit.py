@@ -25,6 +25,7 @@ from pipeline.augmentation import Augmentation
 from pipeline.augmentation import build as build_augmentation
 from pipeline.batches import Batches
 from pipeline.compute import Compute
+from pipeline.params import UserError
 from serving.spec import DataSpec, Transform
 
 EpochHook = Callable[[int, dict[str, float]], None]
@@ -142,8 +143,16 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
 
 
 def device_of(compute: Compute) -> torch.device:
-    """The device that training uses."""
-    cuda = compute.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    """The device that training uses.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    cuda = compute.accelerator != "cpu" and torch.cuda.is_available()
+    if compute.accelerator == "gpu" and not cuda:
+        raise UserError(
+            "compute.accelerator is 'gpu' and PyTorch finds no CUDA device here; use 'auto' or 'cpu'"
+        )
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 

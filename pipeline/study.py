@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,30 +12,51 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.params import UserError
 
+INTERRUPTED = "interrupted"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 Objective = Callable[[Trial], float]
 
 
+class Hyperband(optuna.pruners.HyperbandPruner):
+    """Hyperband to which trials that a kill interrupted never were: brackets go by place, not by number."""
+
+    def __init__(self, interrupted: list[int], max_epochs: int, reduction: int) -> None:
+        super().__init__(1, max_epochs, reduction)
+        self._interrupted = interrupted
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if trial.number in self._interrupted:
+            return -1  # in no bracket
+        placed = copy.copy(trial)
+        placed.number -= sum(number < trial.number for number in self._interrupted)
+        return super()._get_bracket_id(study, placed)
+
+
 def open_study(storage: str, name: str, max_epochs: int, reduction: int) -> optuna.Study:
-    """Open or create the study; trials that a kill left running are failed and queued again as they were."""
+    """Open or create the study; a trial that a kill left running is failed, and the next one repeats it.
+
+    `search` asks for the same values again, as it seeds by place; values that were given are queued again.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage.startswith("sqlite:///"):
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    pruner = optuna.pruners.HyperbandPruner(1, max_epochs, reduction)
-    study = optuna.create_study(
-        study_name=name, storage=storage, direction="minimize", pruner=pruner, load_if_exists=True
-    )
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", INTERRUPTED)
         study.tell(trial.number, state=TrialState.FAIL)
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", "interrupted")
-        if trial.params:
-            study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    interrupted = [trial for trial in failed if trial.user_attrs.get("reason") == INTERRUPTED]
+    repeated = {trial.user_attrs.get("repeats") for trial in study.get_trials(deepcopy=False)}
+    for trial in interrupted:
+        if (given := trial.system_attrs.get("fixed_params")) and trial.number not in repeated:
+            study.enqueue_trial(given, user_attrs={"repeats": trial.number})
+    study.pruner = Hyperband([trial.number for trial in interrupted], max_epochs, reduction)
     return study
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that the budget counts: all that ended, except those that a kill interrupted."""
-    return [t for t in study.get_trials(states=DONE) if t.user_attrs.get("reason") != "interrupted"]
+    return [t for t in study.get_trials(states=DONE) if t.user_attrs.get("reason") != INTERRUPTED]
 
 
 def seconds_spent(study: optuna.Study) -> float:
@@ -60,7 +83,10 @@ def search(
         )
         trial = study.ask()
         try:
-            study.tell(trial, objective(trial))
+            value = objective(trial)
+            if not math.isfinite(value):
+                raise ValueError(f"the trial ended with the value {value}")
+            study.tell(trial, value)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except (RuntimeError, ValueError, MemoryError) as error:

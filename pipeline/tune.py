@@ -146,7 +146,9 @@ def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial]:
                 settings.trials, settings.minutes, job.seed, after,
             )  # fmt: skip
     best = studies.best(study)
-    parent.params({f"best.{name}": value for name, value in best.params.items()})
+    parent.tags(
+        {f"best.{name}": str(value) for name, value in best.params.items()}
+    )  # may change with more trials
     parent.metrics({METRIC: best.value or 0.0, "trials": len(studies.counted(study))})
     return study, best
 

@@ -120,7 +120,7 @@ def origins(manifest: Path, rows: Iterable[int]) -> dict[int, str]:
     wanted = sorted(set(rows))
     found = {row: f"row {row}" for row in wanted}
     if manifest.exists() and wanted:
-        with manifest.open(newline="") as lines:
+        with manifest.open(newline="", encoding="utf-8") as lines:
             for row, line in enumerate(islice(csv.reader(lines), 1, wanted[-1] + 2)):
                 if row in found:
                     found[row] = line[1]

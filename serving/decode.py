@@ -67,7 +67,8 @@ def decode_image(raw: bytes, image: ImageInput) -> np.ndarray:
 
 
 def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
-    turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation))
+    orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is not None:  # not ImageOps.exif_transpose: it writes the EXIF anew and fails on odd tags
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it

@@ -23,7 +23,7 @@ class ImageInput(BaseModel, extra="forbid", frozen=True):
     )
     min_side: int = Field(4, ge=1, description="Images with a side shorter than this are refused, in pixels.")
     max_side: int = Field(
-        8192, ge=16, le=30_000, description="Images with a longer side are refused undecoded, in pixels."
+        8192, ge=16, le=13_000, description="Images with a longer side are refused undecoded, in pixels."
     )
 
 

@@ -34,7 +34,11 @@ class Road:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         for name in listed.stdout.splitlines():
             if (ROOT / name).is_file() and not name.startswith("dvc.lock"):
@@ -47,7 +51,9 @@ class Road:
     def commit(self, message: str) -> None:
         """Commit everything, as a user would."""
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", message)
+        self.run(
+            "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", message
+        )
 
     def environment(self) -> dict[str, str]:
         """Ours, without what would lead a command elsewhere."""
@@ -57,7 +63,13 @@ class Road:
     def run(self, *words: str, check: bool = True, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder; a failure shows what it printed."""
         done = subprocess.run(
-            words, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=seconds, check=False
+            words,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(words)} gave {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -287,7 +287,7 @@ BAD_JSON: dict[str, tuple[bytes | dict[str, object], str]] = {
     "a null among them": (planted(None), "must hold numbers"),
     "text": (planted("7"), "must hold numbers"),
     "booleans": ({"pixels": [[True] * 16] * 12}, "must hold numbers"),
-    "NaN": (json.dumps(planted(float("nan"))).encode(), "between 0 and 255"),
+    "NaN": (json.dumps(planted(float("nan"))).encode(), "must lie between 0 and 255"),
     "infinity": (json.dumps(planted(float("inf"))).encode(), "between 0 and 255"),
     "overflow": (json.dumps(planted(-999)).replace("-999", "1e999").encode(), "between 0 and 255"),
     "negative": (planted(-1), "between 0 and 255"),

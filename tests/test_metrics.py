@@ -139,10 +139,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(name: str, trut
     truth = float(-np.mean(np.log(levels))) if truth is None else truth
     for _ in range(400):
         labels = draw.integers(0, 2, 250)
-        if name == "log_loss":
-            right = draw.choice(levels, 250)
-        else:
-            right = np.where(draw.random(250) < 0.9, 0.8, 0.2)
+        coin = np.where(draw.random(250) < 0.9, 0.8, 0.2)
+        right = draw.choice(levels, 250) if name == "log_loss" else coin
         probabilities = np.where(np.arange(2) == labels[:, None], right[:, None], 1 - right[:, None])
         low, high = interval(METRICS[name](weights, labels, probabilities), 0.95)
         covered += low <= truth <= high

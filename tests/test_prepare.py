@@ -77,14 +77,16 @@ def test_a_group_is_never_divided() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 4, 6])
-def test_a_small_class_is_in_every_split(size: int) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, Prepare(val=0.45, test=0.45)], ids=["usual", "little train"])
+def test_a_small_class_is_in_every_split(size: int, settings: Prepare) -> None:
     """For every of 40 seeds; the large class beside it stays where it is."""
-    labels = np.append(np.zeros(500, int), np.ones(size, int))
+    labels, ids = np.append(np.zeros(100, int), np.ones(size, int)), ids_of(100 + size)
+    groups = np.arange(len(ids))
     for seed in range(40):
-        split = split_of(ids_of(len(labels)), labels, seed=seed)
+        split = assign(ids, labels, groups, settings, seed)
         assert set(split[labels == 1].tolist()) == {0, 1, 2}, seed
         np.testing.assert_array_equal(
-            split[:500], split_of(ids_of(len(labels))[:500], labels[:500], seed=seed)
+            split[:100], assign(ids[:100], labels[:100], groups[:100], settings, seed)
         )
 
 
@@ -92,7 +94,7 @@ def test_a_small_class_is_in_every_split(size: int) -> None:
 def test_a_class_too_small_for_three_splits_is_refused(groups: list[int], found: int) -> None:
     labels = np.append(np.zeros(30, int), np.full(len(groups), 4))
     with pytest.raises(
-        UserError, match=f"4 has {found} distinct samples; train, val and test need at least one"
+        UserError, match=f"class '4' has {found} distinct samples; train, val and test need at least one"
     ):
         split_of(ids_of(len(labels)), labels, np.append(np.arange(30), 30 + np.array(groups)))
 

@@ -18,7 +18,18 @@ import pytest
 from tests.road import Road
 
 pytestmark = pytest.mark.slow
-STAGES = "ingest validate prepare augment tune train evaluate export certify promote".split()
+STAGES = [
+    "ingest",
+    "validate",
+    "prepare",
+    "augment",
+    "tune",
+    "train",
+    "evaluate",
+    "export",
+    "certify",
+    "promote",
+]
 
 
 def test_every_stage_ran_and_the_summary_says_where_to_look(road: Road) -> None:
@@ -227,12 +238,16 @@ def test_a_model_that_the_server_answers_differently_is_stopped(road: Road, tmp_
     assert "the live model is not the evaluated one" in done.stderr
     assert "1 of 64 labels changed" in done.stderr
     assert other.digest("data/certify") == before
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(other.folder) in " ".join(p.info["cmdline"] or [])]
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if str(other.folder) in " ".join(p.info["cmdline"] or [])
+    ]
 
 
 def test_experiments_change_the_verdict_but_not_history(road: Road) -> None:
     before = road.json("data/promote/receipt.json")
-    done = road.run("dvc", "exp", "run", "-S", "train.max_epochs=1", "-S", "train.lr=1e-5", "-S", "tune.trials=0")
+    done = road.run(
+        "dvc", "exp", "run", "-S", "train.max_epochs=1", "-S", "train.lr=1e-5", "-S", "tune.trials=0"
+    )
     receipt = road.json("data/promote/receipt.json")
     assert receipt["verdict"] in ("rejected", "inconclusive"), done.stdout
     assert receipt["champion_before"] == before["registry_version"]
