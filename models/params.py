@@ -16,7 +16,7 @@ class Model(BaseModel, extra="forbid", frozen=True):
         "cnn", description="'cnn': residual convolutions; 'fnn': fully connected."
     )
     width: int = Field(
-        16, ge=1, le=4096, description="Channels (cnn) of the first layer or units (fnn) of a hidden one."
+        12, ge=1, le=4096, description="Channels (cnn) of the first layer or units (fnn) of a hidden one."
     )
     depth: int = Field(3, ge=0, le=32, description="Residual blocks (cnn) or hidden layers (fnn).")
     dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped before the last layer.")

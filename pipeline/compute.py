@@ -15,4 +15,9 @@ class Compute(Section):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="'auto' takes a GPU where there is one."
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0 takes all cores.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads for training; 0 takes all cores, or one where inputs are too small to gain by more.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -28,6 +29,7 @@ from pipeline.compute import Compute
 from pipeline.params import UserError
 from serving.spec import DataSpec, Transform
 
+SMALL = 64 * 64  # values of one input up to which one thread does the work
 EpochHook = Callable[[int, dict[str, float]], None]
 
 
@@ -102,7 +104,7 @@ def fit(
     loss; without, returns those of the last epoch.
     """
     quiet()
-    torch.set_num_threads(job.compute.threads or os.cpu_count() or 1)
+    torch.set_num_threads(job.compute.threads or threads_for(job.spec))
     pl.seed_everything(job.seed, workers=False, verbose=False)
     task, train, val = assemble(job)
     steps: list[Callback] = [Epochs(job.seed, hooks), *(callbacks or [])]
@@ -140,6 +142,15 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     image = job.spec.image
     augment = build_augmentation(job.train.augmentation, image.height, image.width)
     return Supervised(served, job.train, augment, len(train) * job.train.max_epochs), train, val
+
+
+def threads_for(spec: DataSpec) -> int:
+    """CPU threads that training gains from; a rule and no measurement, as rounding depends on their number.
+
+    A 28x28 batch is so little work that a second thread saves 15 % on an idle machine and costs twenty
+    times the whole beside another busy process, because threads spin while they wait for each other.
+    """
+    return 1 if math.prod(spec.input_shape) <= SMALL else os.cpu_count() or 1
 
 
 def device_of(compute: Compute) -> torch.device:

@@ -71,7 +71,10 @@ def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
     except tracking.store_error() as error:
         if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
             raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
-    made = client.create_model_version(name, source, run.id, tags=dict(tags), description=tags["reason"])
+    model_id = source.removeprefix("models:/")  # a server, unlike a local database, insists on it
+    made = client.create_model_version(
+        name, source, run.id, tags=dict(tags), description=tags["reason"], model_id=model_id
+    )
     return str(made.version)
 
 

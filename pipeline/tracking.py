@@ -71,6 +71,7 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     import mlflow
 
@@ -151,10 +152,8 @@ class Run:
 
     def files(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or the files of a folder, as artifacts."""
-        if path.is_dir():
-            client().log_artifacts(self.id, str(path), folder)
-        else:
-            client().log_artifact(self.id, str(path), folder)
+        log = client().log_artifacts if path.is_dir() else client().log_artifact
+        log(self.id, str(path), folder)
 
     def data(self, name: str, digest: str, source: str, context: str) -> None:
         """Record a data set and its digest as an input of the run."""

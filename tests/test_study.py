@@ -127,6 +127,7 @@ def test_a_study_stopped_between_trials_goes_on_as_if_it_had_not_been(
         assert story(study) == undisturbed[: number + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "place"),
     [(0, "after x"), (0, "in epoch 4"), (1, "after it"), (7, "after n"), (9, "in epoch 0")],
@@ -143,6 +144,7 @@ def test_a_study_killed_inside_a_trial_runs_it_again_and_loses_nothing(
     assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
 
 
+@pytest.mark.slow
 def test_a_study_killed_again_and_again_ends_the_same(undisturbed: list[Any], storage: str) -> None:
     for number, place in ((0, "in epoch 2"), (1, "in epoch 3"), (5, "after n")):
         killed(storage, number, place)

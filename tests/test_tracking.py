@@ -223,10 +223,13 @@ def logged(run: Run, folder: Path) -> str:
     return log_model(run, folder / "bundle")
 
 
-def test_history_is_kept_as_the_alias_moves(store: str, tmp_path: Path) -> None:
+def test_history_is_kept_as_the_alias_moves(
+    store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert registry.champion("digits") is None
     runs = [tracking.start(f"train-{number}", {}) for number in range(2)]
     sources = [logged(run, tmp_path / run.id) for run in runs]
+    assert capfd.readouterr().out == "", "MLflow's own notes would stand between a stage's lines"
     first = registry.register("digits", sources[0], runs[0], {**RECEIPT, "model_version": "v1"})
     assert registry.champion("digits") is None, "a registered version is no champion yet"
     registry.crown("digits", first)
