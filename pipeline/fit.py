@@ -36,7 +36,7 @@ EpochHook = Callable[[int, dict[str, float]], None]
 class Train(Optimiser, extra="forbid", frozen=True):
     """The `train` section: how a model is fitted."""
 
-    max_epochs: int = Field(16, ge=1, le=10_000, description="Epochs at most.")
+    max_epochs: int = Field(14, ge=1, le=10_000, description="Epochs at most.")
     batch_size: int = Field(128, ge=2, le=65_536, description="Samples in a batch.")
     patience: int = Field(
         8, ge=0, description="Epochs without a better validation loss before stopping; 0 never stops early."

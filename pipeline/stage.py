@@ -53,32 +53,34 @@ def explain(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """True where a library wrapped 'no space left' in an error of its own."""
-    return error is not None and (
-        "No space left" in str(error) or "disk is full" in str(error) or "inline_container" in str(error)
-    )
+def told(error: Exception) -> str | None:
+    """The message for an error that is the user's or the machine's; None for one that is our own."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if any(sign in text for sign in ("No space left", "disk is full", "inline_container")):
+        return explain(OSError(errno.ENOSPC, "no space left"))  # some libraries wrap it in their own error
+    if isinstance(error, OSError):
+        return explain(error)
+    if type(error).__module__.startswith("mlflow."):
+        return f"MLflow failed: {text}\nearlier outputs are intact; 'dvc repro' goes on from here"
+    return None
 
 
 def main(run: Callable[[], None], name: str) -> None:
-    """Run a stage as a program: user errors and full disks become one message and exit code 1."""
+    """Run a stage as a program: errors of users and machines become one message and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.perf_counter()
+    message: str | None
     try:
         run()
-    except UserError as error:
-        message = str(error)
     except KeyboardInterrupt:
         message = "interrupted; earlier outputs are intact, and 'dvc repro' goes on from here"
-    except OSError as error:
-        if os.environ.get("FAIRLEAD_DEBUG"):
+    except Exception as error:
+        message = told(error)
+        if message is None or os.environ.get("FAIRLEAD_DEBUG"):
             raise
-        message = explain(error)
-    except RuntimeError as error:
-        if not _is_full(error) or os.environ.get("FAIRLEAD_DEBUG"):
-            raise
-        message = explain(OSError(errno.ENOSPC, str(error)))
     else:
         print(f"{name}: done in {time.perf_counter() - began:.1f} s", flush=True)
         return

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pipeline.params import UserError
 
 INTERRUPTED = "interrupted"
+STARTUP = 4  # random trials before TPE has enough to go by
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 Objective = Callable[[Trial], float]
 
@@ -79,7 +80,7 @@ def search(
     """
     while (done := len(counted(study))) < trials and seconds_spent(study) < 60 * minutes:
         study.sampler = optuna.samplers.TPESampler(
-            seed=(seed * 1_000_003 + done) % 2**32, n_startup_trials=max(4, trials // 3), multivariate=True
+            seed=(seed * 1_000_003 + done) % 2**32, n_startup_trials=STARTUP, multivariate=True
         )
         trial = study.ask()
         try:

@@ -31,9 +31,12 @@ def serve_ui(port: int) -> int:
     print(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
     command = f"-m mlflow server --workers 1 --host {HOST} --port {port}".split()
     artifacts = section("tracking", Tracking).artifacts
-    stores = ["--backend-store-uri", uri(), "--artifacts-destination", artifacts]
+    stores = ["--artifacts-destination", artifacts]
     # Without this MLflow starts nine processes, of 200 MB each, for jobs that we never give it.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment["MLFLOW_BACKEND_STORE_URI"] = (
+        uri()
+    )  # not an argument, which others could read: it may hold a password
     for number in ENDS:
         signal.signal(number, _leave)
     process = subprocess.Popen(

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.params import UserError
 from pipeline.space import Domain
-from pipeline.study import best, counted, open_study, search, seconds_spent
+from pipeline.study import Hyperband, best, counted, open_study, search, seconds_spent
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, REDUCTION, TRIALS, SEED = 9, 3, 12, 7
@@ -146,7 +146,7 @@ def test_a_study_killed_inside_a_trial_runs_it_again_and_loses_nothing(
 
 @pytest.mark.slow
 def test_a_study_killed_again_and_again_ends_the_same(undisturbed: list[Any], storage: str) -> None:
-    for number, place in ((0, "in epoch 2"), (1, "in epoch 3"), (5, "after n")):
+    for number, place in ((0, "in epoch 8"), (1, "in epoch 8"), (2, "in epoch 8"), (7, "after n")):
         killed(storage, number, place)
     assert story(session(storage)) == undisturbed
 
@@ -169,6 +169,25 @@ def test_hyperband_prunes_the_bad_and_finishes_the_good(undisturbed: list[Any]) 
     final = {state: [value_at(**trial[1], epoch=EPOCHS - 1) for trial in undisturbed if trial[0] == state]
              for state in set(states)}  # fmt: skip
     assert min(final["COMPLETE"]) < min(final["PRUNED"])
+
+
+def test_an_interrupted_trial_is_no_rival_of_its_repetition(storage: str) -> None:
+    """Else each kill leaves one more copy of the same curve, and Hyperband promotes the best of fewer."""
+
+    def pruned(interrupted: list[int]) -> bool:
+        study = open_study(storage, f"rivals {interrupted}", EPOCHS, REDUCTION)
+        study.pruner = Hyperband(interrupted, 2, 2)  # one rung, of which half go on, in each of two brackets
+        for number in range(8):
+            trial = study.ask()
+            trial.report(-1.0 if number in interrupted else number + 1.0, 1)
+            trial.should_prune()
+            study.tell(trial, state=TrialState.FAIL)
+        last = study.ask()
+        last.report(0.0, 1)
+        return last.should_prune()
+
+    assert pruned([]) is False, "the best of nine goes on"
+    assert pruned([0, 1, 2, 3, 4, 5, 6, 7]) is False, "and so does one whose rivals were never there"
 
 
 def test_the_best_is_the_lowest_of_the_finished(undisturbed: list[Any], storage: str) -> None:

@@ -343,17 +343,22 @@ def test_the_pages_open_and_end_leaving_no_process_and_no_port(
 ) -> None:
     port = free_port()
     process = fairlead_ui(local_folder, port)
+    members = family(process.pid)
     try:
         wait_healthy(process, port)
         members = family(process.pid)
         assert 3 <= len(members) <= 5, "no job runners beside the server and its worker"
-    finally:
         process.send_signal(end)
         out, err = process.communicate(timeout=30)
+        left = [member for member in members if member.is_running()]
+    finally:
+        for member in members:
+            if member.is_running():
+                member.kill()
+    assert left == []
     assert process.returncode == 0
     assert f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)" in out
     assert "Traceback" not in err
-    assert [member for member in members if member.is_running()] == []
     assert not answers(port)
 
 
