@@ -41,7 +41,7 @@ class Tune(Section):
     minutes: float = Field(
         2.0, gt=0, le=100_000, description="No trial begins after this many minutes inside trials."
     )
-    max_epochs: int = Field(6, ge=1, le=10_000, description="Epochs of a trial that is not pruned.")
+    max_epochs: int = Field(4, ge=1, le=10_000, description="Epochs of a trial that is not pruned.")
     reduction: int = Field(3, ge=2, le=10, description="Hyperband keeps one trial in so many at each rung.")
     space: Space = Field(
         default_factory=dict, description="Dotted keys of 'model' and 'train' with what they may be."
