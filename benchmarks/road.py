@@ -42,12 +42,11 @@ def copy_project(folder: Path) -> None:
 
 
 def fitting_seconds(folder: Path) -> tuple[float, int]:
-    """Seconds inside trials and epochs, and how many trials."""
+    """Seconds inside trials and inside `fit`, and how many trials."""
     with (folder / "data" / "tune" / "trials.csv").open() as file:
         trials = [float(row["seconds"]) for row in csv.DictReader(file)]
-    with (folder / "data" / "train" / "log.csv").open() as file:
-        epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return sum(trials) + sum(epochs), len(trials)
+    fitted = json.loads((folder / "data" / "train" / "run.json").read_text())["seconds"]
+    return sum(trials) + fitted, len(trials)
 
 
 def no_op(folder: Path) -> tuple[float, float]:

@@ -109,18 +109,18 @@ def mistakes(
     """Draw up to 24 wrong answers, the most confident first, each with what was said and what was true."""
     wrong = np.flatnonzero(probabilities.argmax(1) != labels)
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:24]
-    columns = 6
-    rows = max(1, -(-len(worst) // columns))
-    figure = Figure(figsize=(columns * 1.5, rows * 1.9), layout="constrained")
-    figure.suptitle(
-        f"Worst of {len(wrong)} mistakes in {len(labels)} test samples" if len(wrong) else "No mistake"
-    )
-    for place, at in enumerate(worst):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(np.asarray(grid(images[at][None], 1, 1, 0)))
-        said, p = classes[probabilities[at].argmax()], probabilities[at].max()
-        axes.set_title(f"said {said} ({p:.2f})\nwas {classes[labels[at]]}", fontsize=8)
-        axes.set_axis_off()
+    figure = Figure(figsize=(10, 0.8 + 1.7 * max(1, -(-len(worst) // 6))))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.92))
+    axes.set_axis_off()
+    axes.set_title(f"{len(wrong)} mistakes in {len(labels)} test samples, the most confident first")
+    if len(worst):
+        height, width = images.shape[2:]
+        scale, gap = max(1, 96 // max(height, width)), 44  # pixels; the text stands in the gap
+        axes.imshow(np.asarray(grid(images[worst], 6, scale, gap, (255, 255, 255))))
+        for place, at in enumerate(worst):
+            x, y = gap + place % 6 * (width * scale + gap), gap + place // 6 * (height * scale + gap)
+            said, p = classes[probabilities[at].argmax()], probabilities[at].max()
+            axes.text(x, y - 3, f"said {said} ({p:.2f})\nwas {classes[labels[at]]}", fontsize=8, va="bottom")
     figure.savefig(path, dpi=110)
 
 

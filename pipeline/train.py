@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.job import make_job
 from pipeline.lineage import data_digest, digest
 from pipeline.params import PARAMS, flatten, parse, section
 from pipeline.project import Seed
+from pipeline.recorder import recorded
 from pipeline.space import override
 from pipeline.stage import DATA, STATE, main, replacing
 from serving.spec import read_json, write_json
@@ -47,6 +49,8 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
     for context, folder in (("training", job.train_folder), ("validation", job.val_folder)):
         run.data(job.spec.source, data_digest(folder), folder.as_posix(), context)
     run.files(PARAMS)
+    if (picture := job.train_folder / "samples.png").exists():
+        run.files(picture, "plots")
     write_json(note, {"run_id": run.id})
     return run
 
@@ -59,22 +63,31 @@ def run() -> None:
     key = digest(model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
     state.mkdir(parents=True, exist_ok=True)
-    mlrun = open_run(job, values, state)
-    log = EpochLog(state / "log.csv", mlrun.metrics, train.max_epochs)
-    with tracking.recording(mlrun), log.bar:
-        served = fit(job, [log], state)
+    with recorded(lambda: open_run(job, values, state)) as recorder:
+
+        def record(metrics: dict[str, float], epoch: int) -> None:
+            recorder.later(lambda run: run.metrics(metrics, epoch))
+
+        log = EpochLog(state / "log.csv", record, train.max_epochs)
+        began = time.perf_counter()
+        with log.bar:
+            served = fit(job, [log], state)
+        seconds = time.perf_counter() - began
+    mlrun = recorder.run
     rows = read_log(state / "log.csv")
     best = min(rows, key=lambda row: row["val_loss"])
     with replacing(OUTPUT) as folder:
         save(served, model, job.spec, job.transform, folder)
         shutil.copy(state / "log.csv", folder / "log.csv")
-        write_json(folder / "run.json", {"run_id": mlrun.id, "data": data, "tuned": values})
+        write_json(
+            folder / "run.json", {"run_id": mlrun.id, "data": data, "tuned": values, "seconds": seconds}
+        )
         mlrun.files(folder / "log.csv", "train")
     mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_accuracy")})
     mlrun.finish()
     shutil.rmtree(state)
     print(
-        f"train: {len(rows)} epochs in {sum(row['seconds'] for row in rows):.0f} s; best val_loss "
+        f"train: {len(rows)} epochs, fitted in {seconds:.0f} s; best val_loss "
         f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"
     )
 

@@ -22,6 +22,7 @@ from pipeline.job import make_job
 from pipeline.lineage import data_digest, digest
 from pipeline.params import Section, section
 from pipeline.project import Seed
+from pipeline.recorder import recorded
 from pipeline.space import Space, check, override
 from pipeline.stage import DATA, main, replacing
 
@@ -116,41 +117,54 @@ def write_best(folder: Path, values: dict[str, object], about: dict[str, object]
     (folder / "best.yaml").write_text(note + content)
 
 
-def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial]:
-    """Search until the budget is spent, logging the study and each trial to MLflow."""
+def find_study(settings: Tune, job: Job) -> optuna.Study:
+    """The stored study of these data, this space and these base values; a new one asks the given values first."""
     base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     space = {name: domain.model_dump() for name, domain in settings.space.items()}
     key = digest(base, space, settings.reduction, job.seed, data_digest(job.train_folder, job.val_folder))
     storage = section("tracking", tracking.Tracking).studies
     study = studies.open_study(storage, f"{job.spec.source}-{key}", job.train.max_epochs, settings.reduction)
-    run_id = study.user_attrs.get(f"run {tracking.uri()}")
-    parent = tracking.Run(run_id) if run_id else None
-    if parent is None or not parent.exists():
-        parent = tracking.start("tune", {"stage": "tune", "study": study.study_name})
-        study.set_user_attr(f"run {tracking.uri()}", parent.id)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(given(settings.space, job))  # the given values are the one to beat
+    return study
+
+
+def open_run(study: optuna.Study) -> tracking.Run:
+    """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
+    key = f"run {tracking.uri()}"
+    run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
+    if run is None or not run.exists():
+        run = tracking.start("tune", {"stage": "tune", "study": study.study_name})
+        study.set_user_attr(key, run.id)
+    return run
+
+
+def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial, tracking.Run]:
+    """Search until the budget is spent, logging the study and each trial to MLflow."""
+    study = find_study(settings, job)
     curves: list[dict[str, float]] = []
-    with tqdm(total=settings.trials, initial=len(studies.counted(study)), desc="tune", unit=" trials") as bar:
+    done = len(studies.counted(study))
+    with (
+        recorded(lambda: open_run(study)) as recorder,
+        tqdm(total=settings.trials, initial=done, desc="tune", unit=" trials") as bar,
+    ):
 
         def after(trial: FrozenTrial) -> None:
-            log_trial(parent, trial, curves)
+            told = list(curves)
             curves.clear()
+            recorder.later(lambda run: log_trial(run, trial, told))
             bar.update()
             if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
                 bar.set_postfix_str(f"best {METRIC} {study.best_value:.4f}")
 
-        with tracking.recording(parent):
-            studies.search(
-                study, lambda trial: objective(trial, job, settings.space, curves),
-                settings.trials, settings.minutes, job.seed, after,
-            )  # fmt: skip
+        studies.search(
+            study, lambda trial: objective(trial, job, settings.space, curves),
+            settings.trials, settings.minutes, job.seed, after,
+        )  # fmt: skip
     best = studies.best(study)
-    parent.tags(
-        {f"best.{name}": str(value) for name, value in best.params.items()}
-    )  # may change with more trials
-    parent.metrics({METRIC: best.value or 0.0, "trials": len(studies.counted(study))})
-    return study, best
+    recorder.run.tags({f"best.{name}": str(value) for name, value in best.params.items()})
+    recorder.run.metrics({METRIC: best.value or 0.0, "trials": len(studies.counted(study))})
+    return study, best, recorder.run
 
 
 def given(space: Space, job: Job) -> dict[str, object]:
@@ -179,7 +193,7 @@ def run() -> None:
             (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         print("tune: no trials asked for; the given values are used")
         return
-    study, best = run_study(settings, job)
+    study, best, mlrun = run_study(settings, job)
     counts = [t.state for t in studies.counted(study)]
     with replacing(OUTPUT) as folder:
         write_best(
@@ -188,9 +202,8 @@ def run() -> None:
         )  # fmt: skip
         write_table(study, folder / "trials.csv", settings.space)
         draw(study, folder)
-        parent = tracking.Run(study.user_attrs[f"run {tracking.uri()}"])
-        parent.files(folder, "tune")
-    parent.finish()
+        mlrun.files(folder, "tune")
+    mlrun.finish()
     print(
         f"tune: {len(counts)} trials ({counts.count(TrialState.PRUNED)} pruned, "
         f"{counts.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "

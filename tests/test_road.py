@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 
@@ -63,18 +62,6 @@ def test_serving_and_tracking_settings_rerun_nothing(road: Road) -> None:
     (road.folder / "params.yaml").write_text(before)
 
 
-def test_dvc_shows_metrics_and_plots(road: Road) -> None:
-    shown = json.loads(road.run("dvc", "metrics", "show", "--json").stdout)
-    metrics = shown[""]["data"]["data/evaluate/metrics.json"]["data"]
-    assert metrics["accuracy"] == road.json("data/evaluate/metrics.json")["accuracy"]
-    road.run("dvc", "plots", "show", "-o", "dvc_plots")
-    page = (road.folder / "dvc_plots" / "index.html").read_text()
-    for title in ("Confusion matrix", "ROC", "Reliability", "Training", "Tuning"):
-        assert title in page
-    images = {path.name for path in (road.folder / "dvc_plots").rglob("*.png")}
-    assert len(images) >= 2
-
-
 def test_the_run_in_mlflow_holds_everything(road: Road) -> None:
     run_id = road.json("data/train/run.json")["run_id"]
     store = sqlite3.connect(road.folder / "mlflow.db")
@@ -107,42 +94,6 @@ def test_the_run_in_mlflow_holds_everything(road: Road) -> None:
     parents = store.execute("select value, run_uuid from tags where key = 'mlflow.parentRunId'").fetchall()
     assert len(parents) == 2
     assert len({parent for parent, _ in parents}) == 1
-
-
-def test_the_mlflow_model_answers_as_evaluated(road: Road) -> None:
-    code = """
-import json, mlflow, pandas as pd
-from pathlib import Path
-mlflow.set_tracking_uri("sqlite:///mlflow.db")
-model = mlflow.pyfunc.load_model("models:/mnist@champion")
-golden = Path("data/export/bundle/golden")
-requests = [r for r in json.loads((golden / "golden.json").read_text())["requests"] if r["file"].endswith("png")]
-table = pd.DataFrame({"image": [(golden / r["file"]).read_bytes() for r in requests]})
-answers = model.predict(table)
-worst = max(abs(a[k] - r["probabilities"][k]) for a, r in zip(answers["probabilities"], requests) for k in a)
-print(json.dumps({"worst": worst, "labels": list(answers["label"]) == [r["label"] for r in requests],
-                  "version": answers["model_version"][0], "count": len(requests)}))
-"""
-    told = json.loads(road.run("python", "-c", code).stdout.splitlines()[-1])
-    assert told["worst"] < 1e-4
-    assert told["labels"]
-    assert told["count"] >= 10
-    assert told["version"] == road.json("data/promote/receipt.json")["model_version"]
-
-
-def test_no_pickle_is_shipped(road: Road) -> None:
-    import zipfile
-
-    shipped = [p for p in (road.folder / "data" / "export").rglob("*") if p.is_file()]
-    assert len(shipped) > 10
-    for path in shipped:
-        parts = {"": path.read_bytes()}
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as packed:
-                parts = {name: packed.read(name) for name in packed.namelist()}
-        for name, content in parts.items():
-            assert not re.match(rb"\x80[\x02-\x05]", content), (path, name)
-            assert not name.endswith((".pkl", "data.pkl")), (path, name)
 
 
 @pytest.fixture
@@ -207,15 +158,6 @@ def test_a_port_in_use_is_named(road: Road, ports: dict[str, int]) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_no_java_is_told(road: Road) -> None:
-    road.set({"server": {"java": "/nowhere/java"}})
-    done = road.run("python", "-m", "pipeline.certify", check=False)
-    road.set({"server": {"java": None}})
-    assert done.returncode == 1
-    assert "no Java at /nowhere/java" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_dead_mlflow_server_is_told_before_anything_runs(road: Road) -> None:
     before = road.digest("data/train")
     words = ["env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "python", "-m", "pipeline.train"]
@@ -224,43 +166,6 @@ def test_a_dead_mlflow_server_is_told_before_anything_runs(road: Road) -> None:
     assert "MLflow server at http://127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
     assert road.digest("data/train") == before
-
-
-def test_a_model_that_the_server_answers_differently_is_stopped(road: Road, tmp_path: Path) -> None:
-    other = road.copy(tmp_path / "road")
-    path = other.folder / "data" / "evaluate" / "probabilities.npy"
-    wrong = np.load(path)
-    wrong[5] = np.roll(wrong[5], 1)
-    np.save(path, wrong)
-    before = other.digest("data/certify")
-    done = other.run("python", "-m", "pipeline.certify", check=False)
-    assert done.returncode == 1
-    assert "the live model is not the evaluated one" in done.stderr
-    assert "1 of 64 labels changed" in done.stderr
-    assert other.digest("data/certify") == before
-    assert not [
-        p for p in psutil.process_iter(["cmdline"]) if str(other.folder) in " ".join(p.info["cmdline"] or [])
-    ]
-
-
-def test_experiments_change_the_verdict_but_not_history(road: Road) -> None:
-    before = road.json("data/promote/receipt.json")
-    done = road.run(
-        "dvc", "exp", "run", "-S", "train.max_epochs=1", "-S", "train.lr=1e-5", "-S", "tune.trials=0"
-    )
-    receipt = road.json("data/promote/receipt.json")
-    assert receipt["verdict"] in ("rejected", "inconclusive"), done.stdout
-    assert receipt["champion_before"] == before["registry_version"]
-    store = sqlite3.connect(road.folder / "mlflow.db")
-    versions = store.execute("select version, description from model_versions order by version").fetchall()
-    assert versions[0] == (1, before["reason"])
-    alias = store.execute("select alias, version from registered_model_aliases").fetchall()
-    assert alias == [("champion", int(before["registry_version"]))]
-    shown = road.run("dvc", "exp", "show", "--csv").stdout
-    assert "accuracy" in shown
-    assert "1e-05" in shown
-    changed = json.loads(road.run("dvc", "metrics", "diff", "--json").stdout)
-    assert changed["data/evaluate/metrics.json"]["accuracy.value"]["diff"] < 0
 
 
 def test_the_validation_page_and_report_open_without_a_server(road: Road) -> None:

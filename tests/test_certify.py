@@ -1,0 +1,64 @@
+"""A real TorchServe must answer what was evaluated; what keeps it from that is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.road import Road
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_way_to_ask_was_compared_and_agrees(road: Road) -> None:
+    report = road.json("data/certify/report.json")
+    asked = {entry["backend"]: entry for entry in report["comparisons"]}
+    ways = [
+        "torchserve, golden requests",
+        "torchserve, one connection",
+        "torchserve, 8 connections",
+        "onnx",
+        "pt2",
+        "eager",
+    ]
+    assert set(ways) <= asked.keys()
+    assert all(entry["max_difference"] <= 1e-4 and entry["labels_changed"] == 0 for entry in asked.values())
+    assert asked["torchserve, 8 connections"]["samples"] == 64
+    assert report["latency_ms"]["lone"]["p50"] > 0
+
+
+def test_no_java_is_told(road: Road) -> None:
+    road.set({"server": {"java": "/nowhere/java"}})
+    done = road.run("python", "-m", "pipeline.certify", check=False)
+    road.set({"server": {"java": None}})
+    assert done.returncode == 1
+    assert "no Java at /nowhere/java" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_the_server_answers_differently_is_stopped(road: Road, tmp_path: Path) -> None:
+    other = road.copy(tmp_path / "road")
+    path = other.folder / "data" / "evaluate" / "probabilities.npy"
+    wrong = np.load(path)
+    wrong[5] = np.roll(wrong[5], 1)
+    np.save(path, wrong)
+    before = other.digest("data/certify")
+    done = other.run("python", "-m", "pipeline.certify", check=False)
+    assert done.returncode == 1
+    assert "the live model is not the evaluated one" in done.stderr
+    assert "1 of 64 labels changed" in done.stderr
+    assert other.digest("data/certify") == before
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if str(other.folder) in " ".join(p.info["cmdline"] or [])
+    ]
+
+
+def test_a_server_that_is_too_slow_is_stopped(road: Road, tmp_path: Path) -> None:
+    other = road.copy(tmp_path / "road")
+    other.set({"certify": {"max_p99_ms": 0.01}})
+    done = other.run("python", "-m", "pipeline.certify", check=False)
+    assert done.returncode == 1
+    assert "certify.max_p99_ms allows 0.01" in done.stderr
