@@ -117,9 +117,12 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, every section at once."""
+    """Check params.yaml, every section at once; mend a dvc.lock that a kill cut short."""
+    from pipeline.lockfile import mend
     from pipeline.quickcheck import fits_schema
 
+    if done := mend():
+        typer.echo(done)
     try:
         if not fits_schema():
             from pipeline.schema import check_all  # loads every stage to say what is wrong

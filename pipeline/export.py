@@ -19,6 +19,7 @@ from pipeline.dataset import Dataset
 from pipeline.golden import write_golden
 from pipeline.params import Section, section
 from pipeline.project import Name
+from pipeline.registry import archive_place
 from pipeline.sources import Data
 from pipeline.stage import DATA, main, replacing
 from serving.archive import build_archive
@@ -103,7 +104,8 @@ def run() -> None:
         build_archive(folder / "bundle", folder / f"{project}.mar", project)
         model = tracking.log_model(mlrun, folder / "bundle")
         write_json(folder / "model.json", {"version": version, "mlflow_model": model})
-        mlrun.files(folder / f"{project}.mar", "archive")
+        digest = hashlib.sha256((folder / f"{project}.mar").read_bytes()).hexdigest()
+        mlrun.files(folder / f"{project}.mar", archive_place(digest))
         mlrun.tags({"model_version": version})
     size = (OUTPUT / f"{project}.mar").stat().st_size / 1024
     print(f"export: bundle {OUTPUT / 'bundle'} and archive {project}.mar ({size:.0f} KiB), version {version}")

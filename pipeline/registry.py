@@ -46,13 +46,19 @@ def download_bundle(version: Champion, folder: Path) -> Path:
     return tracking.download(f"models:/{version.name}/{version.number}/artifacts/bundle", folder)
 
 
+def archive_place(sha256: str) -> str:
+    """Where a run keeps an archive: by its digest, so that exporting the model anew overwrites no older one."""
+    return f"archive/{sha256[:12]}"
+
+
 def download_archive(version: Champion, folder: Path) -> Path:
     """Fetch the `.mar` of a version into `folder`, checked against the digest in its receipt.
 
     Raises:
         UserError: what the store holds is not what was certified.
     """
-    path = tracking.download(f"runs:/{version.run_id}/archive/{version.name}.mar", folder)
+    place = archive_place(version.archive_sha256)
+    path = tracking.download(f"runs:/{version.run_id}/{place}/{version.name}.mar", folder)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != version.archive_sha256:
         path.unlink()

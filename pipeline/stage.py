@@ -16,7 +16,20 @@ from pathlib import Path
 from pipeline.params import UserError
 
 DATA = Path("data")
+LOCK = Path("dvc.lock")
 STATE = Path(".fairlead")  # checkpoints, studies, the server's state: what is resumed, never a stage's output
+
+
+LOCK_KEPT = STATE / "dvc.lock"
+
+
+def keep_lock() -> None:
+    """Copy `dvc.lock` while no one writes it, as DVC waits for this stage; `fairlead check` mends with it."""
+    if LOCK.exists():
+        STATE.mkdir(exist_ok=True)
+        fresh = LOCK_KEPT.with_suffix(".new")
+        shutil.copy(LOCK, fresh)
+        fresh.replace(LOCK_KEPT)
 
 
 @contextmanager
@@ -74,6 +87,7 @@ def main(run: Callable[[], None], name: str) -> None:
     began = time.perf_counter()
     message: str | None
     try:
+        keep_lock()
         run()
     except KeyboardInterrupt:
         message = "interrupted; earlier outputs are intact, and 'dvc repro' goes on from here"

@@ -89,7 +89,12 @@ def test_kill_9_leaves_every_earlier_output_whole(mine: Road, stage: str) -> Non
 
 
 def test_the_road_goes_on_after_every_kill(mine: Road) -> None:
-    done = mine.run("dvc", "repro")
+    lock = mine.folder / "dvc.lock"
+    lock.write_text(
+        lock.read_text()[: lock.stat().st_size // 2] + "\n    size: ["
+    )  # as a kill of DVC can leave it
+    done = mine.make("repro")
+    assert "dvc.lock was cut short" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert mine.json("data/promote/receipt.json")["verdict"] in ("promoted", "unchanged", "inconclusive")
     assert "up to date" in mine.run("dvc", "repro").stdout
