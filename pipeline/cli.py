@@ -57,9 +57,14 @@ def predict(
                 answer = client.predict(
                     file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "image/png")
                 )
-            except (RequestError, OSError) as error:
+            except RequestError as error:
                 failed = True
-                typer.echo(f"{file}: {error}", err=True)
+                hint = "" if error.status else "; 'make serve' starts the server"
+                typer.echo(f"{file}: {error}{hint}", err=True)
+                continue
+            except OSError as error:
+                failed = True
+                typer.echo(f"{file}: {error.strerror}", err=True)
                 continue
             if json_lines:
                 typer.echo(json.dumps({"file": str(file), **answer}))
@@ -119,7 +124,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 def check() -> None:
     """Check params.yaml, every section at once; mend a dvc.lock that a kill cut short."""
     from pipeline.lockfile import mend
-    from pipeline.quickcheck import fits_schema
+    from pipeline.quickcheck import fits_schema, not_spelled_out
 
     if done := mend():
         typer.echo(done)
@@ -128,6 +133,10 @@ def check() -> None:
             from pipeline.schema import check_all  # loads every stage to say what is wrong
 
             check_all()
+        if missing := not_spelled_out():
+            fail(
+                f"params.yaml lacks {', '.join(missing)}: DVC tracks every key; recipes/mnist.yaml has them all"
+            )
     except UserError as error:
         fail(error)
     typer.echo("params.yaml is right")

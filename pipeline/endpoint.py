@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import registry
+from pipeline import registry, tracking
 from pipeline.params import UserError, section
 from pipeline.project import Name
 from pipeline.stage import STATE, replacing
@@ -27,7 +27,10 @@ def fetch(name: str) -> tuple[Path, bytes, str]:
     """
     champion = registry.champion(name)
     if champion is None:
-        raise UserError(f"no version of '{name}' is promoted yet; 'make repro' makes and judges one")
+        raise UserError(
+            f"no version of '{name}' is promoted in the MLflow store {tracking.uri()}; 'make repro' makes and judges "
+            "one (where the store was lost or changed: 'dvc repro -f -s train' first, which records the model anew)"
+        )
     place = STORE / f"{name}-{champion.model_version}"
     if not place.exists():
         with replacing(place) as fresh:

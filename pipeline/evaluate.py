@@ -10,7 +10,7 @@ from pydantic import Field
 from pipeline import metrics, plots, tracking
 from pipeline.dataset import Dataset
 from pipeline.epochlog import read_log
-from pipeline.params import Section, section
+from pipeline.params import Section, UserError, section
 from pipeline.project import Seed
 from pipeline.stage import DATA, main, replacing
 from serving.predictor import Predictor
@@ -55,11 +55,21 @@ def by_class(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, 
 
 
 def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and the eager network's probabilities (N, K) of a split, read in chunks."""
+    """Labels (N,) and the eager network's probabilities (N, K) of a split, read in chunks.
+
+    Raises:
+        UserError: a probability is not a finite number.
+    """
     predictor = Predictor(model, backend="eager")
     dataset = Dataset(test)
     parts = [predictor.probabilities(chunk["image"]) for chunk in dataset.chunks(["image"])]
-    return np.array(dataset.column("label")), np.concatenate(parts)
+    probabilities = np.concatenate(parts)
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            "the model answers with numbers that are not finite: its training diverged (lower train.lr) or its "
+            "weights are damaged ('dvc checkout --force' brings back the recorded ones)"
+        )
+    return np.array(dataset.column("label")), probabilities
 
 
 def draw(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> None:

@@ -97,6 +97,11 @@ def run() -> None:
     source = open_source(data)
     with replacing(OUTPUT) as folder:
         rows = ingest(source, data, settings, folder)
+    if stray := source.left_out():
+        shown = ", ".join(stray[:5]) + (", ..." if len(stray) > 5 else "")
+        print(
+            f"ingest: {len(stray)} entries are no <class>/*.png, *.jpg or *.jpeg and were left out: {shown}"
+        )
     print(f"ingest: {rows} samples of {len(source.classes)} classes from '{data.source}' in {OUTPUT}")
 
 

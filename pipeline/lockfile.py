@@ -13,7 +13,7 @@ from pipeline.stage import LOCK, LOCK_KEPT
 def whole(path: Path) -> bool:
     """True where DVC can read the file: YAML whose entries have whole numbers for sizes."""
     try:
-        stages = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        stages = yaml.safe_load(path.read_text())["stages"]
         entries = [
             entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])
         ]

@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline import metrics, registry, tracking
 from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, difference
 from pipeline.dataset import Dataset
-from pipeline.params import Section, section
+from pipeline.params import Section, UserError, section
 from pipeline.project import Name, Seed
 from pipeline.report import write_report
 from pipeline.stage import DATA, main, replacing
@@ -92,7 +92,10 @@ def make_receipt(
     champion = registry.champion(project)
     verdict, reason, compared = judge(champion, bundle["version"], settings, seed)
     certified = read_json(CERTIFY / "report.json")
-    assert certified["version"] == bundle["version"], "certify ran on another model"
+    if certified["version"] != bundle["version"]:
+        raise UserError(
+            f"certify judged version {certified['version']}, the bundle is {bundle['version']}: run 'dvc repro'"
+        )
     archive = (EXPORT / f"{project}.mar").read_bytes()
     receipt = {
         "name": project, "verdict": verdict, "reason": reason,

@@ -10,7 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from pipeline.params import PARAMS, parse, read, take
+from pipeline.params import KEYS, PARAMS, parse, read, take
 from pipeline.prepare import Prepare
 from pipeline.project import Name
 from pipeline.space import Space
@@ -37,6 +37,15 @@ def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
         return False
     corners = ((dotted, value) for dotted, domain in space.items() for value in domain.corners())
     return all(fits(overridden(content, dotted, value)) for dotted, value in corners)
+
+
+def not_spelled_out(path: Path = PARAMS) -> list[str]:
+    """What DVC needs written in the file, as it tracks it, though our own defaults would do."""
+    content = parse(read(path), path)
+    missing = [key for key in KEYS if key not in content]
+    if "data" in content and "path" not in (content["data"] or {}):
+        missing.append("data.path")
+    return missing
 
 
 def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:

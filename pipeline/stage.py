@@ -75,6 +75,8 @@ def told(error: Exception) -> str | None:
         return explain(OSError(errno.ENOSPC, "no space left"))  # some libraries wrap it in their own error
     if isinstance(error, OSError):
         return explain(error)
+    if type(error).__name__ == "SafetensorError":
+        return f"a weights file is damaged ({text}); 'dvc checkout --force' brings back the recorded one"
     if type(error).__module__.startswith("mlflow."):
         return f"MLflow failed: {text}\nearlier outputs are intact; 'dvc repro' goes on from here"
     return None

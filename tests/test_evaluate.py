@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,3 +65,19 @@ def test_dvc_shows_metrics_and_plots(road: Road) -> None:
         assert title in page
     images = {path.name for path in (road.folder / "dvc_plots").rglob("*.png")}
     assert len(images) >= 2
+
+
+def test_numbers_that_are_not_finite_are_refused(road: Road, tmp_path: Path) -> None:
+    other = road.copy(tmp_path / "road")
+    path = other.folder / "data/train/weights.safetensors"
+    whole, before = path.read_bytes(), other.digest("data/evaluate")
+    for broken, message in (
+        (whole[:-4000] + b"\xff" * 4000, "not finite"),
+        (whole[:1000], "a weights file is damaged"),
+    ):
+        path.write_bytes(broken)
+        done = other.run("python", "-m", "pipeline.evaluate", check=False)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert other.digest("data/evaluate") == before

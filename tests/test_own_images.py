@@ -94,7 +94,10 @@ def test_an_added_image_keeps_the_others_where_they_are(leaves: Road) -> None:
     generator = np.random.default_rng(9)
     pixels = generator.integers(0, 256, (40, 40, 3), np.uint8)
     Image.fromarray(pixels).save(leaves.folder / "data" / "raw" / "bar" / "000a.png")
-    leaves.run("dvc", "repro", "prepare")
+    (leaves.folder / "data" / "raw" / "bar" / "notes.gif").write_bytes(b"GIF89a")
+    told = leaves.run("dvc", "repro", "prepare").stdout
+    assert "1 entries are no <class>/*.png" in told
+    assert "bar/notes.gif" in told
     after = {name: set(np.load(leaves.folder / f"data/prepare/{name}/id.npy")) for name in before}
     assert all(before[name] <= after[name] for name in before)
     assert sum(map(len, after.values())) == sum(map(len, before.values())) + 1
