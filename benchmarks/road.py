@@ -42,7 +42,7 @@ def copy_project(folder: Path) -> None:
 
 
 def fitting_seconds(folder: Path) -> tuple[float, int]:
-    """Seconds inside trials and inside `fit`, and how many trials."""
+    """Seconds inside trials and inside the training's `fit`, and how many trials."""
     with (folder / "data" / "tune" / "trials.csv").open() as file:
         trials = [float(row["seconds"]) for row in csv.DictReader(file)]
     fitted = json.loads((folder / "data" / "train" / "run.json").read_text())["seconds"]
