@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint serve stop ui report schema bench clean purge
+.PHONY: help install repro test lint serve stop ui report schema deps bench clean purge
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ report: $(VENV)/.installed ## Show the last summary again
 
 schema: $(VENV)/.installed ## Write params.schema.json anew from the typed sections
 	@python -m pipeline.schema
+
+deps: $(VENV)/.installed-dev ## Write the code that each stage depends on into dvc.yaml anew
+	@python -m tests.code
 
 bench: $(VENV)/.installed ## Run the benchmarks
 	@python -m benchmarks

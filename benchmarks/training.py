@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from models import build
 from models.params import Model
 from models.served import Served
-from pipeline.augmentation import Augmentation
-from pipeline.compute import Compute
-from pipeline.dataset import DatasetWriter, image_columns
-from pipeline.fit import Job, Train, fit
-from serving.spec import DataSpec, ImageInput, Transform
+from pipeline.core.dataset import DatasetWriter, image_columns
+from pipeline.fitting.augmentation import Augmentation
+from pipeline.fitting.compute import Compute
+from pipeline.fitting.fit import Job, Train, fit
+from serving.inputs.spec import DataSpec, ImageInput, Transform
 
 ROUNDS, EPOCHS, SAMPLES = 5, 3, 3400
 MODEL = Model()

@@ -107,7 +107,7 @@ def open_run(page: Page, address: str, run_id: str, tab: str) -> None:
 
 def main() -> None:
     """Draw the DAG, and photograph the MLflow run and the report."""
-    from serving.spec import read_json
+    from serving.inputs.spec import read_json
 
     IMAGES.mkdir(exist_ok=True)
     dag(IMAGES / "dag.png")

@@ -8,7 +8,7 @@ from torch import nn
 
 from models import cnn, fnn
 from models.params import Model
-from serving.spec import DataSpec
+from serving.inputs.spec import DataSpec
 
 MODELS: dict[str, Callable[[Model, DataSpec], nn.Module]] = {"cnn": cnn.build, "fnn": fnn.build}
 

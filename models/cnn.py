@@ -11,7 +11,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
-from serving.spec import DataSpec
+from serving.inputs.spec import DataSpec
 
 
 class ResidualBlock(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
-from serving.spec import DataSpec
+from serving.inputs.spec import DataSpec
 
 
 def build(params: Model, spec: DataSpec) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 
 from models import build
 from models.params import Model
-from serving.spec import DataSpec, Transform, read_spec, write_json
+from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
 class Served(nn.Module):

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.augmentation import Augmentation, build
-from pipeline.dataset import Dataset, DatasetWriter
-from pipeline.params import Section, section
+from pipeline.core.dataset import Dataset, DatasetWriter
+from pipeline.core.params import Section, section
+from pipeline.core.project import Seed
+from pipeline.core.stage import DATA, main, replacing
+from pipeline.fitting.augmentation import Augmentation, build
 from pipeline.pictures import grid
-from pipeline.project import Seed
-from pipeline.stage import DATA, main, replacing
 
 INPUT = DATA / "prepare" / "train"
 OUTPUT = DATA / "augment"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.metrics import METRICS
-from serving.spec import read_json, read_spec
+from serving.inputs.spec import read_json, read_spec
 
 
 def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any], run: dict[str, Any]) -> str:

@@ -13,15 +13,15 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.dataset import Dataset
-from pipeline.params import Section, UserError, section
-from pipeline.project import Name
-from pipeline.stage import DATA, main, replacing
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.project import Name
+from pipeline.core.stage import DATA, main, replacing
 from serving.client import Client, RequestError
-from serving.decode import encode_png
+from serving.inputs.decode import encode_png
+from serving.inputs.spec import read_json, write_json
 from serving.predictor import BACKENDS, Predictor
 from serving.server import ServerError, ServerSettings, TorchServe, free_ports
-from serving.spec import read_json, write_json
 
 BUNDLE = DATA / "export" / "bundle"
 EXPORT = DATA / "export"

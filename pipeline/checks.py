@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel
 
-from pipeline.dataset import Dataset
+from pipeline.core.dataset import Dataset
 from pipeline.duplicates import Duplicates
-from serving.spec import DataSpec, Modality
+from serving.inputs.spec import DataSpec, Modality
 
 if TYPE_CHECKING:
     from pipeline.validate import Validate

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.params import UserError
+from pipeline.core.params import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 serve_app = typer.Typer(no_args_is_help=True, help="Run TorchServe with the promoted model.")

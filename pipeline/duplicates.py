@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.dataset import CHUNK, Dataset
+from pipeline.core.dataset import CHUNK, Dataset
 
 SIDE = 16  # near copies are looked for among images of at most this many blocks a side
 BLOCK = 1024  # rows compared at a time: a matrix of 4 MB

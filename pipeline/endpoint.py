@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import registry, tracking
-from pipeline.params import UserError, section
-from pipeline.project import Name
-from pipeline.stage import STATE, replacing
+from pipeline.core.params import UserError, section
+from pipeline.core.project import Name
+from pipeline.core.stage import STATE, replacing
 from serving.client import Endpoint
 from serving.process import running
 from serving.server import ServerSettings, TorchServe

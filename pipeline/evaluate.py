@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import metrics, plots, tracking
-from pipeline.dataset import Dataset
-from pipeline.epochlog import read_log
-from pipeline.params import Section, UserError, section
-from pipeline.project import Seed
-from pipeline.stage import DATA, main, replacing
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.project import Seed
+from pipeline.core.stage import DATA, main, replacing
+from pipeline.fitting.epochlog import read_log
+from serving.inputs.spec import read_json, write_json
 from serving.predictor import Predictor
-from serving.spec import read_json, write_json
 
 MODEL = DATA / "train"
 TEST = DATA / "prepare" / "test"

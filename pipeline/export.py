@@ -15,15 +15,15 @@ from pydantic import Field
 from models.served import Served, load
 from pipeline import tracking
 from pipeline.card import model_card
-from pipeline.dataset import Dataset
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import Section, section
+from pipeline.core.project import Name
+from pipeline.core.stage import DATA, main, replacing
 from pipeline.golden import write_golden
-from pipeline.params import Section, section
-from pipeline.project import Name
 from pipeline.registry import archive_place
 from pipeline.sources import Data
-from pipeline.stage import DATA, main, replacing
 from serving.archive import build_archive
-from serving.spec import read_json, write_json
+from serving.inputs.spec import read_json, write_json
 
 MODEL = DATA / "train"
 INGEST = DATA / "ingest"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import Dataset
-from pipeline.params import UserError
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import UserError
 from pipeline.sources import Data, open_source
-from serving.decode import BadInput, decode
-from serving.spec import write_json
+from serving.inputs.decode import BadInput, decode
+from serving.inputs.spec import write_json
 
 CONTENT_TYPES = {b"\x89PNG": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
 

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.dataset import DatasetWriter, image_columns
-from pipeline.params import Section, UserError, section
+from pipeline.core.dataset import DatasetWriter, image_columns
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.stage import DATA, main, replacing
 from pipeline.sources import Data, RawSample, Source, open_source
-from pipeline.stage import DATA, main, replacing
-from serving.decode import BadInput, decode_image
-from serving.spec import DataSpec
+from serving.inputs.decode import BadInput, decode_image
+from serving.inputs.spec import DataSpec
 
 OUTPUT = DATA / "ingest"
 SHOWN = 20  # unreadable files listed by name; more are counted

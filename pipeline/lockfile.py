@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.stage import LOCK, LOCK_KEPT
+from pipeline.core.stage import LOCK, LOCK_KEPT
 
 
 def whole(path: Path) -> bool:

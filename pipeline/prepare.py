@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.dataset import Dataset, DatasetWriter
-from pipeline.params import Section, UserError, section
-from pipeline.project import Seed
-from pipeline.stage import DATA, main, replacing
-from serving.spec import Transform, write_json
+from pipeline.core.dataset import Dataset, DatasetWriter
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.project import Seed
+from pipeline.core.stage import DATA, main, replacing
+from serving.inputs.spec import Transform, write_json
 
 INPUT = DATA / "ingest"
 GROUPS = DATA / "validate" / "groups.npy"

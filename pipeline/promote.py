@@ -13,13 +13,13 @@ from pydantic import Field
 
 from pipeline import metrics, registry, tracking
 from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, difference
-from pipeline.dataset import Dataset
-from pipeline.params import Section, UserError, section
-from pipeline.project import Name, Seed
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.project import Name, Seed
+from pipeline.core.stage import DATA, main, replacing
 from pipeline.report import write_report
-from pipeline.stage import DATA, main, replacing
+from serving.inputs.spec import read_json, read_spec, write_json
 from serving.predictor import Predictor
-from serving.spec import read_json, read_spec, write_json
 
 TEST = DATA / "prepare" / "test"
 EVALUATE = DATA / "evaluate"

@@ -10,10 +10,10 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from pipeline.params import KEYS, PARAMS, parse, read, take
+from pipeline.core.params import KEYS, PARAMS, parse, read, take
+from pipeline.core.project import Name
+from pipeline.fitting.space import Space
 from pipeline.prepare import Prepare
-from pipeline.project import Name
-from pipeline.space import Space
 from serving.config import ServerSettings
 
 SCHEMA = Path("params.schema.json")

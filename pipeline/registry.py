@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import tracking
-from pipeline.params import UserError
+from pipeline.core.params import UserError
 from pipeline.tracking import Run
 
 ALIAS = "champion"

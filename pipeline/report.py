@@ -6,10 +6,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.stage import DATA
 from pipeline.metrics import METRICS
 from pipeline.pages import Picture, render
-from pipeline.stage import DATA
-from serving.spec import read_json
+from serving.inputs.spec import read_json
 
 PICTURES = {
     "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",

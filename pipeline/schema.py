@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.params import Model
 from pipeline.augment import Augment
 from pipeline.certify import Certify
-from pipeline.compute import Compute
+from pipeline.core.params import KEYS, PARAMS, UserError, examine, read, take
+from pipeline.core.project import Name, Seed
 from pipeline.evaluate import Evaluate
 from pipeline.export import Export
-from pipeline.fit import Train
+from pipeline.fitting.compute import Compute
+from pipeline.fitting.fit import Train
+from pipeline.fitting.space import check
 from pipeline.ingest import Ingest
-from pipeline.params import KEYS, PARAMS, UserError, examine, read, take
 from pipeline.prepare import Prepare
-from pipeline.project import Name, Seed
 from pipeline.promote import Promote
 from pipeline.sources import Data
-from pipeline.space import check
 from pipeline.tracking import Tracking
 from pipeline.tune import Tune
 from pipeline.validate import Validate

@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from pipeline.params import Section, UserError
-from serving.decode import encode_png
-from serving.spec import ImageInput
+from pipeline.core.params import Section, UserError
+from serving.inputs.decode import encode_png
+from serving.inputs.spec import ImageInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

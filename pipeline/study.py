@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline.params import UserError
+from pipeline.core.params import UserError
 
 INTERRUPTED = "interrupted"
 STARTUP = 4  # random trials before TPE has enough to go by

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.params import UserError, section
-from pipeline.project import Name
-from pipeline.stage import DATA
+from pipeline.core.params import UserError, section
+from pipeline.core.project import Name
+from pipeline.core.stage import DATA
 from pipeline.tracking import ui_hint
 from serving.config import ServerSettings
-from serving.spec import read_json
+from serving.inputs.spec import read_json
 
 COLOURS = {"promoted": "green", "unchanged": "green", "inconclusive": "yellow", "rejected": "red"}
 

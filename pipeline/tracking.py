@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from pipeline.params import Section, UserError, section
-from pipeline.project import Name
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.project import Name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,17 +12,17 @@ import yaml
 from models.params import Model
 from models.served import save
 from pipeline import tracking
-from pipeline.compute import Compute
-from pipeline.epochlog import EpochLog, read_log
-from pipeline.fit import Job, Train, fit
-from pipeline.job import make_job
-from pipeline.lineage import data_digest, digest
-from pipeline.params import PARAMS, flatten, parse, section
-from pipeline.project import Seed
-from pipeline.recorder import recorded
-from pipeline.space import override
-from pipeline.stage import DATA, STATE, main, replacing
-from serving.spec import read_json, write_json
+from pipeline.core.params import PARAMS, flatten, parse, section
+from pipeline.core.project import Seed
+from pipeline.core.stage import DATA, STATE, main, replacing
+from pipeline.fitting.compute import Compute
+from pipeline.fitting.epochlog import EpochLog, read_log
+from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.job import make_job
+from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.recorder import recorded
+from pipeline.fitting.space import override
+from serving.inputs.spec import read_json, write_json
 
 BEST = DATA / "tune" / "best.yaml"
 OUTPUT = DATA / "train"

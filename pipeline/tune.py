@@ -16,15 +16,15 @@ from tqdm import tqdm
 from models.params import Model
 from pipeline import study as studies
 from pipeline import tracking
-from pipeline.compute import Compute
-from pipeline.fit import Job, Train, fit
-from pipeline.job import make_job
-from pipeline.lineage import data_digest, digest
-from pipeline.params import Section, section
-from pipeline.project import Seed
-from pipeline.recorder import recorded
-from pipeline.space import Space, check, override
-from pipeline.stage import DATA, main, replacing
+from pipeline.core.params import Section, section
+from pipeline.core.project import Seed
+from pipeline.core.stage import DATA, main, replacing
+from pipeline.fitting.compute import Compute
+from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.job import make_job
+from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.recorder import recorded
+from pipeline.fitting.space import Space, check, override
 
 OUTPUT = DATA / "tune"
 METRIC = "val_loss"

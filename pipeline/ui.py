@@ -10,7 +10,7 @@ import sys
 
 import psutil
 
-from pipeline.params import UserError, section
+from pipeline.core.params import UserError, section
 from pipeline.tracking import Tracking, uri
 
 HOST = "127.0.0.1"

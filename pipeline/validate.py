@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from pipeline.checks import CHECKS, Example, Facts, Finding, schema
-from pipeline.dataset import Dataset
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import Section, UserError, section
+from pipeline.core.stage import DATA, main, replacing
 from pipeline.duplicates import find_duplicates, pooled, rows_at_once
 from pipeline.pages import TILE, Picture, bars, histogram, render, sheet
-from pipeline.params import Section, UserError, section
-from pipeline.stage import DATA, main, replacing
-from serving.spec import DataSpec, write_json
+from serving.inputs.spec import DataSpec, write_json
 
 INPUT = DATA / "ingest"
 OUTPUT = DATA / "validate"

@@ -12,10 +12,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from serving.spec import read_json
+from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-PACKAGE = ("__init__.py", "decode.py", "predictor.py", "spec.py")  # what the handler imports, none of MLflow
+PACKAGE = (
+    "__init__.py", "inputs/__init__.py", "inputs/decode.py", "inputs/spec.py", "predictor.py",
+)  # what the handler imports, none of MLflow  # fmt: skip
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.spec import read_json
+from serving.inputs.spec import read_json
 
 STATE_FILE = "server.json"
 KEY_FILE = "key_file.json"  # TorchServe writes it into its working folder, with fresh tokens at every start

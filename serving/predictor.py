@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.decode import BadInput, decode
-from serving.spec import read_json, read_spec
+from serving.inputs.decode import BadInput, decode
+from serving.inputs.spec import read_json, read_spec
 
 Forward = Callable[[np.ndarray], np.ndarray]
 

@@ -14,6 +14,7 @@ import psutil
 from serving.client import KEY_FILE, STATE_FILE, Endpoint, RequestError, read_endpoint
 from serving.config import PORTS, ServerError
 
+GONE = 10.0  # seconds that a killed process may take to be gone
 WORKER = "model_service_worker.py"
 
 
@@ -29,7 +30,8 @@ def running(folder: Path) -> Endpoint | None:
 def stop(folder: Path, patience: float = 10.0) -> bool:
     """Stop the server of a state folder, from any process, with all its workers; True if one was alive.
 
-    Asks with SIGTERM, waits `patience` seconds and then kills. Also clears what a dead server left behind.
+    Asks with SIGTERM, waits `patience` seconds and then kills; with a patience of 0, at once, as no one else asks
+    the server. Also clears what a dead server left behind.
     """
     try:
         endpoint = read_endpoint(folder)
@@ -44,7 +46,7 @@ def stop(folder: Path, patience: float = 10.0) -> bool:
     for process in {*left, *_session(endpoint)}:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, patience)
+    psutil.wait_procs(left, GONE)
     for file in (KEY_FILE, STATE_FILE):
         (folder / file).unlink(missing_ok=True)
     shutil.rmtree(endpoint.scratch, ignore_errors=True)

@@ -31,8 +31,8 @@ from serving.config import (
     environment,
     write_config,
 )
+from serving.inputs.spec import write_json
 from serving.process import check_port, free_ports, running, stop
-from serving.spec import write_json
 
 __all__ = ["ServerError", "ServerSettings", "TorchServe", "free_ports", "running", "stop"]
 
@@ -96,7 +96,7 @@ class TorchServe:
 
     def stop(self) -> None:
         """End Java and every worker; remove tokens, temporary files and a temporary state folder."""
-        stop(self.folder)
+        stop(self.folder, patience=0 if self._temporary else 10)
         if self._process is not None:
             self._process.kill()  # does nothing unless we were interrupted before its record was written
             self._process.wait()
@@ -177,20 +177,21 @@ class TorchServe:
     def _until_loaded(self, endpoint: Endpoint, deadline: float, report: Callable[[str], None]) -> None:
         """Wait for every worker, and tell a failure from slowness by what the log says."""
         shown = -1
-        while (ready := _ready_workers(endpoint, self.folder)) < self.settings.workers:
-            assert self._process is not None
-            if (code := self._process.poll()) is not None:
-                raise ServerError(f"Java ended with exit code {code}{self._why()}")
-            if any(sign in self._log() for sign in FAILURES):
-                time.sleep(0.5)  # the cause may follow its symptom
-                raise ServerError(f"the server cannot load {self.archive}{self._why()}")
-            if time.monotonic() > deadline:
-                limit = self.settings.start_timeout
-                raise ServerError(f"{ready} workers ready after {limit} s{self._why()}")
-            if ready != shown:
-                report(f"loading the model: {ready} of {self.settings.workers} workers ready")
-                shown = ready
-            time.sleep(0.1)
+        with httpx.Client(timeout=2, trust_env=False) as asking:
+            while (ready := _ready_workers(asking, endpoint, self.folder)) < self.settings.workers:
+                assert self._process is not None
+                if (code := self._process.poll()) is not None:
+                    raise ServerError(f"Java ended with exit code {code}{self._why()}")
+                if any(sign in self._log() for sign in FAILURES):
+                    time.sleep(0.5)  # the cause may follow its symptom
+                    raise ServerError(f"the server cannot load {self.archive}{self._why()}")
+                if time.monotonic() > deadline:
+                    limit = self.settings.start_timeout
+                    raise ServerError(f"{ready} workers ready after {limit} s{self._why()}")
+                if ready != shown:
+                    report(f"loading the model: {ready} of {self.settings.workers} workers ready")
+                    shown = ready
+                time.sleep(0.1)
 
     def _until_answered(self, body: bytes, content_type: str) -> None:
         try:
@@ -212,12 +213,12 @@ class TorchServe:
         return "\n".join([f":{raised}" if raised else "", "the log ends:", *lines[-12:]])
 
 
-def _ready_workers(endpoint: Endpoint, folder: Path) -> int:
+def _ready_workers(asking: httpx.Client, endpoint: Endpoint, folder: Path) -> int:
     """How many workers hold the model; 0 while the server cannot be asked yet."""
     try:
         headers = {"Authorization": f"Bearer {read_token(folder, 'management')}"}
         address = f"{endpoint.management_url}/models/{endpoint.name}"
-        described = httpx.get(address, headers=headers, timeout=2, trust_env=False)
+        described = asking.get(address, headers=headers)
         described.raise_for_status()
         return sum(worker["status"] == "READY" for model in described.json() for worker in model["workers"])
     except (httpx.HTTPError, RequestError):

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import params
-from pipeline.dataset import Dataset, DatasetWriter, image_columns
-from serving.spec import DataSpec, ImageInput
+from pipeline.core import params
+from pipeline.core.dataset import Dataset, DatasetWriter, image_columns
+from serving.inputs.spec import DataSpec, ImageInput
 
 ROOT = Path(__file__).parents[1]
 

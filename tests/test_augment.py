@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from pipeline import augment
-from pipeline.augmentation import Augmentation, build
-from pipeline.dataset import Dataset
-from pipeline.params import UserError, validate
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import UserError, validate
+from pipeline.fitting.augmentation import Augmentation, build
 from pipeline.pictures import grid
 from tests.conftest import digits, set_params, write_dataset
 

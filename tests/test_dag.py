@@ -6,117 +6,37 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
-from jinja2 import Environment, meta
 
-from pipeline.params import KEYS
+from pipeline.core.params import KEYS
 from serving.archive import PACKAGE
-
-ROOT = Path(__file__).parents[1]
-STAGES = (
-    "ingest", "validate", "prepare", "augment", "tune", "train", "evaluate", "export", "certify", "promote",
+from tests.code import (
+    FIRST_PARTY,
+    FOLDERS,
+    ROOT,
+    STAGES,
+    TEMPLATES,
+    called,
+    closure,
+    code_deps,
+    imported,
+    importers,
+    needed,
+    shipped,
+    sources,
+    templates,
+    texts,
+    tree,
 )  # fmt: skip
+
 BEFORE_TEST = STAGES[: STAGES.index("evaluate")]
 UNTRACKED = {"compute", "tracking", "server"}  # sections that change no result
-TEMPLATES = "pipeline/templates"
-FIRST_PARTY = ("pipeline", "models", "serving")
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 HEAVY = ("torch", "pandas", "sklearn", "mlflow", "optuna", "pytorch_lightning", "matplotlib")
-
-
-@cache
-def tree(file: str) -> ast.Module:
-    return ast.parse((ROOT / file).read_text(), file)
-
-
-def sources(*packages: str) -> list[str]:
-    """Every Python file of some packages, from the root on."""
-    return [
-        path.relative_to(ROOT).as_posix()
-        for package in packages
-        for path in sorted((ROOT / package).rglob("*.py"))
-    ]
-
-
-def imported(file: str) -> set[str]:
-    """The dotted names that a file imports, anywhere in it; `from a import b` may mean the module `a.b`."""
-    names: set[str] = set()
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports are not followed here"
-            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def importers(module: str, *packages: str) -> set[str]:
-    """The files of some packages that import a module or a part of it."""
-    return {
-        file for file in sources(*packages) if module in {name.partition(".")[0] for name in imported(file)}
-    }
-
-
-def modules_of(name: str) -> Iterator[str]:
-    """The files that importing a dotted name runs: every package on the way, and the module."""
-    parts = name.split(".")
-    if parts[0] in FIRST_PARTY:
-        for depth in range(1, len(parts) + 1):
-            stem = "/".join(parts[:depth])
-            yield from (file for file in (f"{stem}/__init__.py", f"{stem}.py") if (ROOT / file).exists())
-
-
-@cache
-def closure(stage: str) -> frozenset[str]:
-    """Every first-party file that a stage can load."""
-    seen: set[str] = set()
-    waiting = list(modules_of(f"pipeline.{stage}"))
-    while waiting:
-        file = waiting.pop()
-        if file not in seen:
-            seen.add(file)
-            waiting += [found for name in imported(file) for found in modules_of(name)]
-    return frozenset(seen)
-
-
-def texts(*files: str) -> set[str]:
-    """Every string constant of some files."""
-    nodes = (node for file in files for node in ast.walk(tree(file)))
-    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-
-
-def called(function: str, file: str) -> list[ast.Call]:
-    """The calls of a function, by its own name or as an attribute."""
-    calls = (node for node in ast.walk(tree(file)) if isinstance(node, ast.Call))
-    return [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == function]
-
-
-def shipped(stage: str) -> set[str]:
-    """Code that a stage packs without importing it: `serving`'s share of the archive and of the MLflow model."""
-    if not called("build_archive", f"pipeline/{stage}.py"):
-        return set()
-    named = texts("serving/archive.py", "pipeline/tracking.py") | set(PACKAGE)
-    return {
-        f"serving/{name}" for name in named if name.endswith(".py") and (ROOT / "serving" / name).is_file()
-    }
-
-
-def templates(stage: str) -> set[str]:
-    """The templates that the stage's code names, with those that they extend or import."""
-    waiting = [text for text in texts(*closure(stage)) if text.endswith(".j2")]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            parsed = Environment(autoescape=True).parse((ROOT / TEMPLATES / name).read_text())
-            waiting += [other for other in meta.find_referenced_templates(parsed) if other]
-    return {f"{TEMPLATES}/{name}" for name in found}
 
 
 def entries(stage: str, kind: str) -> dict[str, dict[str, Any]]:
@@ -175,12 +95,11 @@ def test_the_ten_stages_stand_in_order_under_one_name_each() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_that_a_stage_runs_or_ships_is_its_dependency(stage: str) -> None:
-    needed = closure(stage) | shipped(stage) | templates(stage)
     named = deps(stage, data=False)
-    assert len(set(named)) == len(named), "a dependency is named twice"
-    add = "".join(f"\n+      - {path}" for path in sorted(needed - set(named)))
-    remove = "".join(f"\n-      - {path}" for path in sorted(set(named) - needed))
-    assert add + remove == "", f"in dvc.yaml, stages.{stage}.deps:{add}{remove}"
+    missed = {file for file in needed(stage) if not inside(file, set(named))}
+    assert missed == set(), f"stages.{stage}.deps in dvc.yaml misses code; 'make deps' writes it"
+    assert named == code_deps(stage), f"stages.{stage}.deps in dvc.yaml; 'make deps' writes it anew"
+    assert {path for path in named if (ROOT / path).is_dir()} <= set(FOLDERS)
 
 
 def test_only_export_ships_and_only_two_stages_draw_pages() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.decode import BadInput, decode, decode_image, decode_json, encode_png
-from serving.spec import ImageInput
+from serving.inputs.decode import BadInput, decode, decode_image, decode_json, encode_png
+from serving.inputs.spec import ImageInput
 from tests.conftest import spec_of
 
 GREY = ImageInput(height=12, width=16, channels=1)

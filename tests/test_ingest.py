@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from pipeline import ingest
-from pipeline.dataset import Dataset
-from pipeline.params import UserError
-from serving.decode import decode_image
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import UserError
+from serving.inputs.decode import decode_image
 from tests.conftest import identities, run_stage, set_params, write_image_folder
 
 OUTPUT = Path("data/ingest")

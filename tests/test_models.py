@@ -20,8 +20,8 @@ from models.layers import ACTIVATIONS
 from models.params import Activation, Model
 from models.served import Served, load, save
 from pipeline.export import export_graphs
+from serving.inputs.spec import Transform
 from serving.predictor import BACKENDS, Predictor
-from serving.spec import Transform
 from tests.conftest import spec_of
 
 CLASSES = tuple("abcde")

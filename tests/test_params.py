@@ -17,12 +17,13 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from models.params import Model
-from pipeline import params, quickcheck, schema
-from pipeline.fit import Train
-from pipeline.params import KEYS, UserError, flatten, parse, section
+from pipeline import quickcheck, schema
+from pipeline.core import params
+from pipeline.core.params import KEYS, UserError, flatten, parse, section
+from pipeline.fitting.fit import Train
+from pipeline.fitting.space import Domain, check, override
 from pipeline.quickcheck import fits_schema
 from pipeline.schema import Params, check_all, kind_of
-from pipeline.space import Domain, check, override
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "params.schema.json"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline import prepare
-from pipeline.dataset import Dataset
-from pipeline.params import UserError, validate
+from pipeline.core.dataset import Dataset
+from pipeline.core.params import UserError, validate
 from pipeline.prepare import SPLITS, ChannelMoments, Prepare, assign
-from serving.spec import Transform, read_spec
+from serving.inputs.spec import Transform, read_spec
 from tests.conftest import digits, identities, set_params, write_dataset
 from tests.test_ingest import peak
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import parse
+from pipeline.core.params import parse
 from serving.process import free_ports
 from tests.road import ROOT, Road
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from pipeline.params import KEYS
+from pipeline.core.params import KEYS
 from pipeline.schema import check_all
 from tests.road import ROOT
 

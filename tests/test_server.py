@@ -24,10 +24,10 @@ from pydantic import ValidationError
 
 from serving.archive import ArchiveError, build_archive, read_manifest
 from serving.client import KEY_FILE, STATE_FILE, Client, Endpoint, RequestError, read_token
-from serving.decode import encode_png
+from serving.inputs.decode import encode_png
+from serving.inputs.spec import Column, DataSpec, ImageInput, write_json
 from serving.predictor import Predictor
 from serving.server import ServerError, ServerSettings, TorchServe, free_ports, running, stop
-from serving.spec import Column, DataSpec, ImageInput, write_json
 
 slow = pytest.mark.slow  # starts a real server
 LIMIT = 100_000

@@ -16,8 +16,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline.params import UserError
-from pipeline.space import Domain
+from pipeline.core.params import UserError
+from pipeline.fitting.space import Domain
 from pipeline.study import Hyperband, best, counted, open_study, search, seconds_spent
 
 ROOT = Path(__file__).parents[1]

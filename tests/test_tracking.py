@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline import registry, tracking
-from pipeline.params import UserError
+from pipeline.core.params import UserError
 from pipeline.registry import Champion
 from pipeline.tracking import Run, log_model
 
@@ -288,7 +288,7 @@ def test_what_the_store_does_not_hold_is_told(store: str, tmp_path: Path) -> Non
 
 SCRIPT = """
 from pipeline import tracking
-from pipeline.stage import main
+from pipeline.core.stage import main
 main(lambda: tracking.start("never", {}), "tune")
 """
 

@@ -16,13 +16,13 @@ from PIL import Image
 
 from pipeline import duplicates, validate
 from pipeline.checks import Finding, robust_scores
-from pipeline.dataset import Dataset, DatasetWriter, image_columns
+from pipeline.core.dataset import Dataset, DatasetWriter, image_columns
+from pipeline.core.params import UserError
 from pipeline.duplicates import find_duplicates, pooled, similarity
-from pipeline.params import UserError
 from pipeline.sources import Data, MnistSource
 from pipeline.validate import Report, Validate, examine
-from serving.decode import decode_image
-from serving.spec import DataSpec, ImageInput, read_json, read_spec, write_json
+from serving.inputs.decode import decode_image
+from serving.inputs.spec import DataSpec, ImageInput, read_json, read_spec, write_json
 
 SIDE = 24
 

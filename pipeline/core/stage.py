@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.params import UserError
+from pipeline.core.params import UserError
 
 DATA = Path("data")
 LOCK = Path("dvc.lock")
@@ -88,6 +89,7 @@ def main(run: Callable[[], None], name: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.perf_counter()
     message: str | None
+    gc.freeze()  # what was imported stays
     try:
         keep_lock()
         run()
@@ -100,5 +102,7 @@ def main(run: Callable[[], None], name: str) -> None:
     else:
         print(f"{name}: done in {time.perf_counter() - began:.1f} s", flush=True)
         return
+    finally:
+        gc.freeze()  # the process ends: taking torch and MLflow apart object by object lasts 1 to 2 s
     print(f"\n{name}: {message}", file=sys.stderr, flush=True)
     sys.exit(1)

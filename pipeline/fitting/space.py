@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipeline.params import PARAMS, UserError, read, validate, where
+from pipeline.core.params import PARAMS, UserError, read, validate, where
 
 if TYPE_CHECKING:
     from optuna import Trial

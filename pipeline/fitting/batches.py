@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import torch
 
-from pipeline.dataset import Dataset
+from pipeline.core.dataset import Dataset
 
 SHARE = 0.25  # of the free memory that a data set may take to be held there
 

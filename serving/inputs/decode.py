@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from serving.spec import DataSpec, ImageInput
+from serving.inputs.spec import DataSpec, ImageInput
 
 FORMATS = ("PNG", "JPEG")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from models.params import Model
-from pipeline.compute import Compute
-from pipeline.fit import Job, Train
-from pipeline.stage import DATA
-from serving.spec import Transform, read_spec
+from pipeline.core.stage import DATA
+from pipeline.fitting.compute import Compute
+from pipeline.fitting.fit import Job, Train
+from serving.inputs.spec import Transform, read_spec
 
 TRAIN = DATA / "augment"
 VAL = DATA / "prepare" / "val"

@@ -22,12 +22,12 @@ from models.optimiser import Optimiser
 from models.params import Model
 from models.served import Served
 from models.tasks import Supervised
-from pipeline.augmentation import Augmentation
-from pipeline.augmentation import build as build_augmentation
-from pipeline.batches import Batches
-from pipeline.compute import Compute
-from pipeline.params import UserError
-from serving.spec import DataSpec, Transform
+from pipeline.core.params import UserError
+from pipeline.fitting.augmentation import Augmentation
+from pipeline.fitting.augmentation import build as build_augmentation
+from pipeline.fitting.batches import Batches
+from pipeline.fitting.compute import Compute
+from serving.inputs.spec import DataSpec, Transform
 
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 EpochHook = Callable[[int, dict[str, float]], None]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.params import Section
+from pipeline.core.params import Section
 
 
 class Compute(Section):

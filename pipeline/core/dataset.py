@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from serving.spec import Column, DataSpec, read_spec, write_json
+from serving.inputs.spec import Column, DataSpec, read_spec, write_json
 
 CHUNK = 1024  # rows; a chunk of 28x28 images is under 1 MB
 
