@@ -8,11 +8,16 @@ from torch import nn
 
 from models import cnn, fnn
 from models.params import Model
-from serving.inputs.spec import DataSpec
+from serving.inputs.spec import DataSpec, Transform
 
-MODELS: dict[str, Callable[[Model, DataSpec], nn.Module]] = {"cnn": cnn.build, "fnn": fnn.build}
+Builder = Callable[[Model, DataSpec, Transform], nn.Module]
+MODELS: dict[str, Builder] = {"cnn": cnn.build, "fnn": fnn.build}
 
 
-def build(params: Model, spec: DataSpec) -> nn.Module:
-    """Build the network of `params.family`: normalised inputs (N, *input_shape) to logits (N, K)."""
-    return MODELS[params.family](params, spec)
+def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
+    """Build the network of `params.family`: what the modality's front gives to (N, outputs).
+
+    Raises:
+        ValueError: the family does not fit the modality.
+    """
+    return MODELS[params.family](params, spec, transform)

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
-from serving.inputs.spec import DataSpec
+from serving.inputs.spec import DataSpec, Transform
 
 
 class ResidualBlock(nn.Module):
@@ -64,6 +64,7 @@ class ResidualCNN(nn.Module):
         return logits
 
 
-def build(params: Model, spec: DataSpec) -> nn.Module:
+def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     """Build the network for images of `spec.input_shape`, (C, H, W)."""
-    return ResidualCNN(spec.input_shape[0], len(spec.classes), params)
+    del transform
+    return ResidualCNN(spec.input_shape[0], len(spec.outputs), params)

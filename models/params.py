@@ -6,18 +6,30 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
+Normalisation = Literal["batch", "layer", "none"]
+Initialisation = Literal["default", "he", "xavier", "orthogonal"]
+Family = Literal["cnn", "fnn", "rnn", "lstm", "gru", "transformer"]
 
 
 class Model(BaseModel, extra="forbid", frozen=True):
     """What network is built; every field may be a key of the tuner's search space."""
 
-    family: Literal["cnn", "fnn"] = Field(
-        "cnn", description="'cnn': residual convolutions; 'fnn': fully connected."
+    family: Family = Field(
+        "cnn",
+        description="'cnn': residual convolutions over images or series; 'fnn': fully connected, with embeddings for "
+        "categories; 'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all.",
     )
     width: int = Field(
-        12, ge=1, le=4096, description="Channels (cnn) of the first layer or units (fnn) of a hidden one."
+        12, ge=1, le=4096, description="Channels of the first layer (cnn), or units of every hidden one."
     )
-    depth: int = Field(3, ge=0, le=32, description="Residual blocks (cnn) or hidden layers (fnn).")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped before the last layer.")
+    depth: int = Field(3, ge=0, le=64, description="Residual blocks (cnn) or hidden layers.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped in training.")
     activation: Activation = Field("relu", description="Non-linearity between layers.")
+    normalisation: Normalisation = Field("batch", description="What hidden features are normalised over.")
+    initialisation: Initialisation = Field(
+        "default", description="How weights begin; 'default' is PyTorch's own."
+    )
+    bidirectional: bool = Field(True, description="Recurrent networks also read series from their end.")
+    heads: int = Field(4, ge=1, le=64, description="Attention heads of a transformer; they divide its width.")
+    kernel: int = Field(5, ge=1, le=63, description="Steps that a convolution over series sees; odd.")

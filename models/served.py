@@ -1,4 +1,4 @@
-"""The network as it is served: raw canonical input in, probabilities out, normalisation inside the graph."""
+"""The network as it is served: raw canonical input in, probabilities or values out, the transform inside the graph."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from models import build
+from models.fronts import FRONTS
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
 class Served(nn.Module):
-    """`softmax(net((x - mean) / std))`: (N, C, H, W) uint8 to (N, K) float32."""
+    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for the targets of a regression."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    target_mean: torch.Tensor
+    target_std: torch.Tensor
 
-    def __init__(self, net: nn.Module, transform: Transform) -> None:
+    def __init__(self, params: Model, spec: DataSpec, transform: Transform) -> None:
         super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(transform.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(transform.std).view(1, -1, 1, 1))
+        self.classifies = spec.task == "classification"
+        self.front = FRONTS[spec.modality](spec, transform)
+        self.net = build(params, spec, transform)
+        self.register_buffer("target_mean", torch.tensor(transform.target_mean))
+        self.register_buffer("target_std", torch.tensor(transform.target_std))
 
-    def normalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, C, H, W) on the 0..255 scale to zero mean and unit deviation, float32."""
-        return (x.float() - self.mean) / self.std
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, C, H, W) on the 0..255 scale to logits (N, K)."""
-        out: torch.Tensor = self.net(self.normalise(x))
+    def raw(self, x: torch.Tensor) -> torch.Tensor:
+        """Map a batch of canonical inputs to logits (N, K), or to scaled targets (N, M)."""
+        out: torch.Tensor = self.net(self.front(x))
         return out
 
+    def scaled(self, targets: torch.Tensor) -> torch.Tensor:
+        """Targets (N, M) in their own units to what `raw` gives."""
+        return (targets - self.target_mean) / self.target_std
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, C, H, W) uint8 to probabilities (N, K)."""
-        return self.logits(x).softmax(dim=1)
+        """Map a batch of canonical inputs to probabilities (N, K), or to values (N, M) in their own units."""
+        out = self.raw(x)
+        return out.softmax(dim=1) if self.classifies else out * self.target_std + self.target_mean
 
 
 def save(served: Served, params: Model, spec: DataSpec, transform: Transform, folder: Path) -> None:
@@ -51,6 +55,6 @@ def load(folder: Path) -> Served:
     """Rebuild the network from what `save` wrote, in evaluation mode, on the CPU."""
     params = Model.model_validate_json((folder / "model.json").read_text())
     transform = Transform.model_validate_json((folder / "transform.json").read_text())
-    served = Served(build(params, read_spec(folder)), transform)
+    served = Served(params, read_spec(folder), transform)
     load_model(served, str(folder / "weights.safetensors"))
     return served.eval()

@@ -17,10 +17,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Supervised(pl.LightningModule):
-    """Classification by cross-entropy, with label smoothing and batch augmentation.
+    """Classification by cross-entropy or regression by squared error, with batch augmentation.
 
-    Batches are pairs of inputs (N, *shape) on the raw scale and targets (N,) int64. Logs `train_loss`,
-    `val_loss` and `val_accuracy` once an epoch.
+    Batches are pairs of canonical inputs (N, ...) and targets, (N,) int64 or (N, M) float32. Logs `train_loss`,
+    `val_loss` and `val_score` once an epoch: the accuracy, or R2 averaged over the targets.
     """
 
     def __init__(self, served: Served, optimiser: Optimiser, augment: nn.Module, steps: int) -> None:
@@ -29,21 +29,33 @@ class Supervised(pl.LightningModule):
         self.totals: dict[str, torch.Tensor] = {}
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """The smoothed loss of one augmented batch, a scalar."""
+        """The loss of one augmented batch, a scalar."""
         del index
         inputs, targets = batch
-        logits = self.served.logits(self.augment(inputs))
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.optimiser.label_smoothing)
+        out = self.served.raw(self.augment(inputs))
+        loss = self._loss(out, targets, self.optimiser.label_smoothing)
         self._add("train_loss", loss.detach() * len(targets), len(targets))
         return loss
 
+    def _loss(self, out: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """The mean loss of a batch; squared errors are those of scaled targets."""
+        if self.served.classifies:
+            return F.cross_entropy(out, targets, label_smoothing=smoothing)
+        return F.mse_loss(out, self.served.scaled(targets))
+
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Accumulate loss and accuracy."""
+        """Accumulate loss and score."""
         del index
         inputs, targets = batch
-        logits = self.served.logits(inputs)
-        self._add("val_loss", F.cross_entropy(logits, targets, reduction="sum"), len(targets))
-        self._add("val_accuracy", (logits.argmax(1) == targets).sum(), len(targets))
+        out = self.served.raw(inputs)
+        self._add("val_loss", self._loss(out, targets) * len(targets), len(targets))
+        if self.served.classifies:
+            self._add("val_score", (out.argmax(1) == targets).sum(), len(targets))
+        else:
+            scaled = self.served.scaled(targets).double()
+            parts = [torch.ones_like(scaled), scaled, scaled**2, (out - scaled) ** 2]
+            sums = torch.stack([part.sum(0) for part in parts])  # (4, M)
+            self.totals["r2"] = self.totals["r2"] + sums if "r2" in self.totals else sums
 
     def _add(self, name: str, value: torch.Tensor, count: int) -> None:
         pair = torch.stack([value.double(), value.new_tensor(count, dtype=torch.float64)])
@@ -51,6 +63,10 @@ class Supervised(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of the epoch, training and validation alike; validation ends an epoch."""
+        if (sums := self.totals.pop("r2", None)) is not None:
+            count, total, squares, errors = sums
+            r2 = 1 - errors / (squares - total**2 / count).clamp(min=1e-12)
+            self._add("val_score", r2.mean(), 1)
         for name, (total, count) in self.totals.items():
             self.log(name, (total / count).float())
         self.totals.clear()

@@ -6,6 +6,7 @@ Costly transforms are made here once; cheap random ones stay in the training loo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -16,9 +17,15 @@ from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.augmentation import Augmentation, build
-from pipeline.pictures import grid
+from pipeline.pictures import samples
+from serving.inputs.ragged import Ragged, Rows, filling
+from serving.inputs.spec import Column, Transform
+
+if TYPE_CHECKING:
+    from torch import nn
 
 INPUT = DATA / "prepare" / "train"
+TRANSFORM = DATA / "prepare" / "transform"
 OUTPUT = DATA / "augment"
 PICTURED = 12  # samples shown in the picture, each with its transformed copies beside it
 
@@ -37,12 +44,12 @@ class Augment(Section):
     )
 
 
-def augment(dataset: Dataset, settings: Augment, seed: int, folder: Path) -> int:
+def augment(dataset: Dataset, transform: Transform, settings: Augment, seed: int, folder: Path) -> int:
     """Write the originals followed by `factor` transformed copies; return the number of rows."""
     import torch
 
     spec = dataset.spec
-    module = build(settings.transform, spec.image.height, spec.image.width)
+    module = build(settings.transform, spec, transform)
     torch.manual_seed(seed)
     rows = len(dataset) * (1 + settings.factor)
     with (
@@ -52,19 +59,37 @@ def augment(dataset: Dataset, settings: Augment, seed: int, folder: Path) -> int
         for copy in range(1 + settings.factor):
             for chunk in dataset.chunks():
                 if copy:
-                    images = module(torch.from_numpy(chunk["image"]))
-                    chunk["image"] = images.round().clamp(0, 255).byte().numpy()
+                    chunk[spec.input.name] = transformed(module, chunk[spec.input.name], spec.input)
                 writer.append(chunk)
                 bar.update(len(chunk["id"]))
     return rows
 
 
+def transformed(module: nn.Module, rows: Any, column: Column) -> Rows:
+    """Rows through a module that maps batches, in their own type; ragged ones keep their lengths."""
+    import torch
+
+    if isinstance(rows, Ragged):
+        batch = module(torch.from_numpy(rows.padded(filling(column.dtype)))).numpy()
+        return Ragged.of(
+            [row[:size] for row, size in zip(batch, rows.lengths, strict=True)], column.dtype, column.shape
+        )
+    out = module(torch.from_numpy(rows))
+    return (out.round().clamp(0, 255).byte() if column.dtype == "|u1" else out).numpy()
+
+
 def picture(folder: Path, originals: int, factor: int) -> None:
     """Draw samples (first column) beside their copies as `samples.png`."""
-    images = Dataset(folder).column("image")
     first = np.linspace(0, originals - 1, min(PICTURED, originals)).astype(int)
-    rows = [images[at + copy * originals] for at in first for copy in range(1 + factor)]
-    grid(np.stack(rows), columns=1 + factor if factor else PICTURED).save(folder / "samples.png")
+    rows = np.array([at + copy * originals for at in first for copy in range(1 + factor)])
+    columns = 1 + factor if factor else PICTURED
+    samples(
+        Dataset(folder),
+        rows,
+        columns,
+        "Training samples and their transformed copies",
+        folder / "samples.png",
+    )
 
 
 def run() -> None:
@@ -72,8 +97,9 @@ def run() -> None:
     settings = section("augment", Augment)
     seed = section("seed", Seed)
     dataset = Dataset(INPUT)
+    transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     with replacing(OUTPUT) as folder:
-        rows = augment(dataset, settings, seed, folder)
+        rows = augment(dataset, transform, settings, seed, folder)
         picture(folder, len(dataset), settings.factor)
     print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor})")
 

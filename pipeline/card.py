@@ -5,8 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.metrics import METRICS
+from pipeline.metrics import BY_TASK
 from serving.inputs.spec import read_json, read_spec
+
+TAKES = {
+    "image": "PNG or JPEG bytes, or JSON with `image` (base64) or `pixels`",
+    "table": "a JSON object of columns, or a CSV row with or without its header line",
+    "series": "JSON with `series`, a list of steps, or CSV, a line a step",
+    "text": "plain UTF-8, or JSON with `text`",
+}
+GIVES = {
+    "classification": "`label`, and `probabilities` of every class",
+    "regression": "`values` of every target",
+}
+LIMITS = {
+    "classification": "It knows the classes above and no other: a sample of anything else gets one of their labels.",
+    "regression": "Beyond the range of the training targets its values mean little.",
+}
 
 
 def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any], run: dict[str, Any]) -> str:
@@ -14,18 +29,21 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
     spec, model = read_spec(bundle), read_json(bundle / "model.json")
     headline = "\n".join(
         f"| {name} | {metrics[name]['value']:.4f} | {metrics[name]['low']:.4f} to {metrics[name]['high']:.4f} |"
-        for name in METRICS
+        for name in BY_TASK[spec.task]
     )
-    classes = "\n".join(
+    rows = "\n".join(
         f"| {name} | {entry['precision']:.3f} | {entry['recall']:.3f} | {entry['f1']:.3f} | {entry['support']} |"
         for name, entry in metrics["classes"].items()
     )
-    shape = " x ".join(map(str, spec.input_shape))
+    classes = (
+        f"| class | precision | recall | F1 | samples |\n|---|---|---|---|---|\n{rows}\n" if rows else ""
+    )
+    learnt = f"{len(spec.classes)} classes: " if spec.classes else "the values of "
     return f"""# {project}, version {version}
 
-- **What it does**: {spec.modality} {spec.task} into {len(spec.classes)} classes: {", ".join(spec.classes)}.
-- **Input**: PNG or JPEG bytes, or JSON with `image` (base64) or `pixels`; decoded to {shape} uint8.
-- **Output**: `label`, and `probabilities` of every class.
+- **What it does**: {spec.modality} {spec.task} into {learnt}{", ".join(spec.outputs)}.
+- **Input**: {TAKES[spec.modality]}.
+- **Output**: {GIVES[spec.task]}.
 - **Network**: {", ".join(f"{key} {value}" for key, value in model.items())}.
 - **Data**: source `{spec.source}`; digest `{run["data"]}`.
 - **MLflow run**: `{run["run_id"]}`.
@@ -35,11 +53,7 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
 |---|---|---|
 {headline}
 
-| class | precision | recall | F1 | samples |
-|---|---|---|---|---|
 {classes}
-
 ## Limits
-It knows the classes above and no other: an image of anything else gets one of their labels. Its figures hold for
-images like those of the source; measure again before using it on others.
+{LIMITS[spec.task]} Its figures hold for samples like those of the source; measure again before using it on others.
 """

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
+from pipeline.bodies import requests_for
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, main, replacing
 from serving.client import Client, RequestError
-from serving.inputs.decode import encode_png
-from serving.inputs.spec import read_json, write_json
-from serving.predictor import BACKENDS, Predictor
+from serving.inputs.ragged import Rows
+from serving.inputs.spec import DataSpec, Transform, read_json, read_spec, write_json
+from serving.predictor import BACKENDS, Predictor, numbers
 from serving.server import ServerError, ServerSettings, TorchServe, free_ports
 
 BUNDLE = DATA / "export" / "bundle"
 EXPORT = DATA / "export"
 TEST = DATA / "prepare" / "test"
-EXPECTED = DATA / "evaluate" / "probabilities.npy"
+INGEST = DATA / "ingest"
+EXPECTED = DATA / "evaluate" / "outputs.npy"
 OUTPUT = DATA / "certify"
 Answer = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Certify(Section):
         1e-4,
         gt=0,
         le=0.1,
-        description="Largest difference of a probability from evaluate's, for every backend.",
+        description="Largest difference of a probability from evaluate's, or of a value in standard deviations.",
     )
     connections: int = Field(8, ge=1, le=256, description="Connections at once in the busy part.")
     lone_requests: int = Field(
@@ -52,9 +52,11 @@ class Certify(Section):
     )
 
 
-def compare(name: str, expected: np.ndarray, found: np.ndarray, tolerance: float) -> dict[str, Any]:
-    """Largest difference of probabilities (N, K), and how many samples got another label."""
-    difference = np.abs(expected - found).max(axis=1)
+def compare(
+    name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, unit: np.ndarray
+) -> dict[str, Any]:
+    """Largest difference of outputs (N, K), in `unit` (K,), and how many samples got another label."""
+    difference = (np.abs(expected - found) / unit).max(axis=1)
     changed = expected.argmax(1) != found.argmax(1)
     return {
         "backend": name,
@@ -66,26 +68,16 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, tolerance: float
 
 
 def ask(
-    client: Client, bodies: list[tuple[bytes, str]], classes: tuple[str, ...]
+    client: Client, bodies: list[tuple[bytes, str]], spec: DataSpec
 ) -> tuple[np.ndarray, np.ndarray, list[Answer]]:
-    """Send bodies one after the other: probabilities (N, K), seconds of each (N,), and the answers."""
+    """Send bodies one after the other: outputs (N, K), seconds of each (N,), and the answers."""
     answers, seconds = [], []
     for body, content_type in bodies:
         began = time.perf_counter()
         answers.append(client.predict(body, content_type))
         seconds.append(time.perf_counter() - began)
-    rows = [[answer["probabilities"][name] for name in classes] for answer in answers]
+    rows = [numbers(spec, answer) for answer in answers]
     return np.array(rows, np.float32), np.array(seconds), answers
-
-
-def requests_for(images: np.ndarray) -> Iterator[tuple[bytes, str]]:
-    """Raw bodies for canonical images (N, C, H, W): PNG, and every fourth JSON."""
-    for number, image in enumerate(images):
-        if number % 4:
-            yield encode_png(image), "image/png"
-        else:
-            pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-            yield json.dumps({"pixels": pixels.tolist()}).encode(), "application/json"
 
 
 def check_answers(answers: list[Answer], version: str) -> None:
@@ -96,31 +88,37 @@ def check_answers(answers: list[Answer], version: str) -> None:
     if len({answer["request_id"] for answer in answers}) != len(answers):
         raise UserError("the server gave the same request id twice")
     for answer in answers:
-        if answer["label"] != max(answer["probabilities"], key=answer["probabilities"].get):
+        if "label" in answer and answer["label"] != max(
+            answer["probabilities"], key=answer["probabilities"].get
+        ):
             raise UserError(f"the server's label is not its likeliest class: {answer}")
 
 
+def unit_of(bundle: Path) -> np.ndarray:
+    """What a difference of each output is measured in: 1 for probabilities, a target's deviation for values."""
+    transform = Transform.model_validate_json((bundle / "transform.json").read_text())
+    return np.array(transform.target_std or [1.0], np.float32)
+
+
 def interrogate(
-    client: Client, settings: Certify, images: np.ndarray, expected: np.ndarray
+    client: Client, settings: Certify, bodies: list[tuple[bytes, str]], expected: np.ndarray
 ) -> dict[str, Any]:
     """Ask the live server for golden and test samples, lone and busy; compare, and measure latency."""
-    bundle = Predictor(BUNDLE)
-    classes = bundle.spec.classes
+    spec, unit = read_spec(BUNDLE), unit_of(BUNDLE)
     golden = read_json(BUNDLE / "golden" / "golden.json")["requests"]
     raw = [((BUNDLE / "golden" / g["file"]).read_bytes(), g["content_type"]) for g in golden]
-    found, _, answers = ask(client, raw, classes)
-    wanted = np.array([[g["probabilities"][name] for name in classes] for g in golden], np.float32)
-    reports = [compare("torchserve, golden requests", wanted, found, settings.tolerance)]
-    bodies = list(
-        tqdm(requests_for(images), desc="certify", total=len(images), unit=" requests", leave=False)
-    )
+    found, _, answers = ask(client, raw, spec)
+    wanted = np.array([numbers(spec, g) for g in golden], np.float32)
+    reports = [compare("torchserve, golden requests", wanted, found, settings.tolerance, unit)]
     lone = bodies[: settings.lone_requests]
-    rows, seconds, some = ask(client, lone, classes)
-    busy_rows, busy_seconds, more, wall = _busy(client, bodies, classes, settings.connections)
-    check_answers(answers + some + more, bundle.version)
-    reports.append(compare("torchserve, one connection", expected[: len(rows)], rows, settings.tolerance))
+    rows, seconds, some = ask(client, lone, spec)
+    busy_rows, busy_seconds, more, wall = _busy(client, bodies, spec, settings.connections)
+    check_answers(answers + some + more, read_json(BUNDLE / "bundle.json")["version"])
     name = f"torchserve, {settings.connections} connections"
-    reports.append(compare(name, expected, busy_rows, settings.tolerance))
+    reports += [
+        compare("torchserve, one connection", expected[: len(rows)], rows, settings.tolerance, unit),
+        compare(name, expected, busy_rows, settings.tolerance, unit),
+    ]
     return {
         "comparisons": reports,
         "latency_ms": {"lone": percentiles(seconds), "busy": percentiles(busy_seconds)},
@@ -130,15 +128,15 @@ def interrogate(
 
 
 def _busy(
-    client: Client, bodies: list[tuple[bytes, str]], classes: tuple[str, ...], connections: int
+    client: Client, bodies: list[tuple[bytes, str]], spec: DataSpec, connections: int
 ) -> tuple[np.ndarray, np.ndarray, list[Answer], float]:
     """The same over several connections at once, so that the server really batches."""
     shares = [bodies[at::connections] for at in range(connections) if bodies[at::connections]]
     began = time.perf_counter()
     with ThreadPoolExecutor(connections) as pool:
-        parts = list(pool.map(lambda share: ask(client, share, classes), shares))
+        parts = list(pool.map(lambda share: ask(client, share, spec), shares))
     wall = time.perf_counter() - began
-    rows = np.empty((len(bodies), len(classes)), np.float32)
+    rows = np.empty((len(bodies), len(spec.outputs)), np.float32)
     for at, part in enumerate(parts):
         rows[at::connections] = part[0]
     answers = [answer for part in parts for answer in part[2]]
@@ -151,21 +149,21 @@ def percentiles(seconds: np.ndarray) -> dict[str, float]:
     return {"p50": 1000 * float(p50), "p99": 1000 * float(p99), "max": 1000 * float(seconds.max())}
 
 
-def offline(images: np.ndarray, expected: np.ndarray, tolerance: float) -> list[dict[str, Any]]:
+def offline(rows: Rows, expected: np.ndarray, tolerance: float) -> list[dict[str, Any]]:
     """Compare the bundle's own backends with `evaluate`, and one sample at a time with a whole batch."""
-    reports = []
+    reports, unit = [], unit_of(BUNDLE)
     for backend in BACKENDS:
         predictor = Predictor(BUNDLE, backend)
-        reports.append(compare(backend, expected, predictor.probabilities(images), tolerance))
-        few = predictor.probabilities(images[:8], chunk=1)
-        reports.append(compare(f"{backend}, batch of one", expected[:8], few, tolerance))
+        reports.append(compare(backend, expected, predictor.outputs(rows), tolerance, unit))
+        few = predictor.outputs(rows[:8], chunk=1)
+        reports.append(compare(f"{backend}, batch of one", expected[:8], few, tolerance, unit))
     return reports
 
 
 def verdict(report: dict[str, Any], settings: Certify) -> list[str]:
     """Why the model cannot be certified; empty where it can."""
     reasons = [
-        f"{entry['backend']}: probabilities differ by up to {entry['max_difference']:.2g} from evaluate's "
+        f"{entry['backend']}: outputs differ by up to {entry['max_difference']:.2g} from evaluate's "
         f"(certify.tolerance is {settings.tolerance:g}); {entry['labels_changed']} of {entry['samples']} labels changed"
         for entry in report["comparisons"]
         if not entry["same"]
@@ -197,16 +195,18 @@ def run() -> None:
     """Run the stage."""
     settings = section("certify", Certify)
     archive = EXPORT / f"{section('name', Name)}.mar"
-    images = np.array(Dataset(TEST).column("image")[: settings.samples])
+    test = Dataset(TEST)
+    rows = test.inputs[: settings.samples]
+    bodies = list(requests_for(test, INGEST, settings.samples))
     expected = np.load(EXPECTED, allow_pickle=False)[: settings.samples]
     with ThreadPoolExecutor(
         1
     ) as pool:  # loads torch while Java starts, and is done before latency is measured
-        own = pool.submit(offline, images, expected, settings.tolerance)
+        own = pool.submit(offline, rows, expected, settings.tolerance)
 
         def work(client: Client) -> dict[str, Any]:
             compared = own.result()
-            live = interrogate(client, settings, images, expected)
+            live = interrogate(client, settings, bodies, expected)
             return {**live, "comparisons": live["comparisons"] + compared}
 
         report = serve_and_ask(archive, settings, work)
@@ -220,7 +220,7 @@ def run() -> None:
     worst = max(entry["max_difference"] for entry in report["comparisons"])
     lone = report["latency_ms"]["lone"]
     print(
-        f"certify: {len(images)} live answers equal evaluate's within {worst:.1e}; p50 {lone['p50']:.1f} ms, "
+        f"certify: {len(rows)} live answers equal evaluate's within {worst:.1e}; p50 {lone['p50']:.1f} ms, "
         f"p99 {lone['p99']:.1f} ms; {report['requests_per_second']:.0f} requests/s"
     )
 

@@ -78,10 +78,11 @@ def schema(dataset: Dataset) -> Iterator[Finding]:
             yield error(f"column '{column.name}' cannot be read: {problem}", 1)
             continue
         rows[column.name] = len(array) if array.ndim else 0
+        array = array.values if column.ragged else array
         if array.dtype != np.dtype(column.dtype) or array.shape[1:] != column.shape:
             found, expected = f"{array.dtype.str} {array.shape[1:]}", f"{column.dtype} {column.shape}"
             yield error(f"column '{column.name}' holds rows of {found}; expected {expected}", 1)
-        elif column.role == "target":
+        elif column.role == "target" and dataset.spec.classes:
             labels = np.asarray(array)
             known = len(dataset.spec.classes)
             wrong = np.flatnonzero((labels < 0) | (labels >= known))
@@ -111,6 +112,8 @@ def share(
 def few_classes(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """Fewer than two classes, or a class of too few samples to be split and judged."""
     classes, least = facts.spec.classes, limits.min_per_class
+    if facts.spec.task != "classification":
+        return
     if len(classes) < 2:
         message = f"there is {len(classes)} class {list(classes)}; a classifier needs at least 2"
         yield Finding(level="error", check="classes", message=message, count=1, value=len(classes), limit=2)
@@ -127,6 +130,8 @@ def few_classes(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 def imbalance(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """The largest class against the smallest that has any sample."""
+    if not facts.spec.classes:
+        return
     counts = facts.counts
     most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
     ratio = float(counts[most] / counts[least])
@@ -249,4 +254,6 @@ def outliers(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 
 COMMON: tuple[Check, ...] = (few_classes, imbalance, one_value, exact_copies, near_copies)
-CHECKS: dict[Modality, tuple[Check, ...]] = {"image": (*COMMON, constant, outliers)}
+CHECKS: dict[Modality, tuple[Check, ...]] = {
+    "image": (*COMMON, constant, outliers), "table": COMMON, "series": COMMON, "text": COMMON,
+}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -19,6 +19,8 @@ CONTENT_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".json": "application/json",
+    ".csv": "text/csv",
+    ".txt": "text/plain",
 }
 
 
@@ -35,12 +37,12 @@ def fail(message: object) -> NoReturn:
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG or JSON request files.")],
+    files: Annotated[list[Path], typer.Argument(help="Request files: PNG, JPEG, JSON, CSV or text.")],
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print each whole answer as one line of JSON.")
     ] = False,
 ) -> None:
-    """Ask the running server what each FILE shows."""
+    """Ask the running server about each FILE."""
     import json
 
     from pipeline.endpoint import FOLDER
@@ -55,7 +57,7 @@ def predict(
         for file in files:
             try:
                 answer = client.predict(
-                    file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "image/png")
+                    file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
                 )
             except RequestError as error:
                 failed = True
@@ -69,10 +71,16 @@ def predict(
             if json_lines:
                 typer.echo(json.dumps({"file": str(file), **answer}))
             else:
-                sure = answer["probabilities"][answer["label"]]
-                typer.echo(f"{file}: {answer['label']}  ({sure:.4f}, model {answer['model_version']})")
+                typer.echo(f"{file}: {told(answer)}model {answer['model_version']})")
     if failed:
         raise typer.Exit(1)
+
+
+def told(answer: dict[str, Any]) -> str:
+    """An answer in a few words, with a bracket left open."""
+    if "label" in answer:
+        return f"{answer['label']}  ({answer['probabilities'][answer['label']]:.4f}, "
+    return ", ".join(f"{name} {value:.5g}" for name, value in answer["values"].items()) + "  ("
 
 
 @serve_app.command()

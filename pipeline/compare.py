@@ -43,7 +43,9 @@ def difference(
 
 
 def baseline(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities (N, K) of the trivial model that always answers the class frequencies."""
+    """Outputs (N, K) of the trivial model that always answers the class frequencies, or the mean of the targets."""
+    if labels.ndim == 2:
+        return np.tile(labels.mean(axis=0), (len(labels), 1))
     shares = np.bincount(labels, minlength=classes) / len(labels)
     return np.tile(shares.astype(np.float32), (len(labels), 1))
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from pipeline import metrics, plots, tracking
+from pipeline import metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.epochlog import read_log
-from serving.inputs.spec import read_json, write_json
+from pipeline.mistakes import mistakes
+from serving.inputs.spec import DataSpec, Task, read_json, write_json
 from serving.predictor import Predictor
 
 MODEL = DATA / "train"
@@ -28,14 +30,16 @@ class Evaluate(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of every interval.")
 
 
-def judge(labels: np.ndarray, probabilities: np.ndarray, settings: Evaluate, seed: int) -> dict[str, object]:
-    """Headline metrics with intervals, from labels (N,) and probabilities (N, K)."""
-    weights = metrics.resamples(settings.resamples, len(labels), seed)
-    ones = np.ones((1, len(labels)))
-    report: dict[str, object] = {}
-    for name, metric in metrics.METRICS.items():
-        low, high = metrics.interval(metric(weights, labels, probabilities), settings.confidence)
-        report[name] = {"value": float(metric(ones, labels, probabilities)[0]), "low": low, "high": high}
+def judge(
+    kind: Task, targets: np.ndarray, outputs: np.ndarray, settings: Evaluate, seed: int
+) -> dict[str, Any]:
+    """Headline metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
+    weights = metrics.resamples(settings.resamples, len(targets), seed)
+    ones = np.ones((1, len(targets)))
+    report: dict[str, Any] = {}
+    for name, metric in metrics.BY_TASK[kind].items():
+        low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
+        report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
     return report
 
 
@@ -55,63 +59,58 @@ def by_class(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, 
 
 
 def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and the eager network's probabilities (N, K) of a split, read in chunks.
+    """Targets, (N,) or (N, M), and the eager network's outputs, (N, K) or (N, M), of a split, read in chunks.
 
     Raises:
-        UserError: a probability is not a finite number.
+        UserError: an output is not a finite number.
     """
     predictor = Predictor(model, backend="eager")
     dataset = Dataset(test)
-    parts = [predictor.probabilities(chunk["image"]) for chunk in dataset.chunks(["image"])]
-    probabilities = np.concatenate(parts)
-    if not np.isfinite(probabilities).all():
+    outputs = np.concatenate([predictor.outputs(rows) for rows in dataset.input_chunks()])
+    if not np.isfinite(outputs).all():
         raise UserError(
             "the model answers with numbers that are not finite: its training diverged (lower train.lr) or its "
             "weights are damaged ('dvc checkout --force' brings back the recorded ones)"
         )
-    return np.array(dataset.column("label")), probabilities
+    return dataset.targets, outputs
 
 
-def draw(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures."""
-    dataset = Dataset(TEST)
-    classes = dataset.spec.classes
+def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
+    """Write the curves and pictures: the same files for every task, as `dvc.yaml` names them."""
     folder.mkdir()
-    plots.confusion_matrix(labels, probabilities, classes, folder)
-    plots.curves(labels, probabilities, classes, folder)
-    plots.reliability(labels, probabilities, folder)
-    plots.learning_curves(read_log(MODEL / "log.csv"), folder / "learning.png")
-    plots.mistakes(dataset.column("image"), labels, probabilities, classes, folder / "mistakes.png")
+    plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
+    if spec.task == "regression":
+        regression.draw(spec, targets, outputs, folder)
+        return
+    plots.confusion_matrix(targets, outputs, spec.classes, folder)
+    plots.curves(targets, outputs, spec.classes, folder)
+    plots.reliability(targets, outputs, folder)
+    mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
 
 
 def run() -> None:
     """Run the stage."""
     settings = section("evaluate", Evaluate)
     seed = section("seed", Seed)
+    spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
-    labels, probabilities = predict(MODEL, TEST)
-    report = judge(labels, probabilities, settings, seed)
-    classes = by_class(labels, probabilities, Dataset(TEST).spec.classes)
+    targets, outputs = predict(MODEL, TEST)
+    report = judge(spec.task, targets, outputs, settings, seed)
+    classes = by_class(targets, outputs, spec.classes) if spec.classes else {}
     with replacing(OUTPUT) as folder:
-        np.save(folder / "probabilities.npy", probabilities)
-        write_json(folder / "metrics.json", {**report, "samples": len(labels), "classes": classes})
-        draw(labels, probabilities, folder / "plots")
+        np.save(folder / "outputs.npy", outputs)
+        write_json(folder / "metrics.json", {**report, "samples": len(targets), "classes": classes})
+        draw(spec, targets, outputs, folder / "plots")
         mlrun.files(folder / "metrics.json", "evaluate")
         mlrun.files(folder / "plots", "plots")
-    flat: dict[str, float] = {}
-    for name, entry in report.items():
-        assert isinstance(entry, dict)
-        flat |= {
-            f"test_{name}": entry["value"],
-            f"test_{name}_low": entry["low"],
-            f"test_{name}_high": entry["high"],
-        }
-    mlrun.metrics(flat)
-    entry = report["accuracy"]
-    assert isinstance(entry, dict)
+    ends = {"": "value", "_low": "low", "_high": "high"}
+    mlrun.metrics(
+        {f"test_{name}{end}": entry[key] for name, entry in report.items() for end, key in ends.items()}
+    )
+    name, entry = next(iter(report.items()))
     print(
-        f"evaluate: accuracy {entry['value']:.4f} ({settings.confidence:.0%} interval {entry['low']:.4f} to "
-        f"{entry['high']:.4f}) on {len(labels)} test samples"
+        f"evaluate: {name} {entry['value']:.4g} ({settings.confidence:.0%} interval {entry['low']:.4g} to "
+        f"{entry['high']:.4g}) on {len(targets)} test samples"
     )
 
 

@@ -23,7 +23,9 @@ from pipeline.golden import write_golden
 from pipeline.registry import archive_place
 from pipeline.sources import Data
 from serving.archive import build_archive
-from serving.inputs.spec import read_json, write_json
+from serving.inputs.decode import decoder
+from serving.inputs.spec import Column, read_json, write_json
+from serving.inputs.text import TOKENIZER
 
 MODEL = DATA / "train"
 INGEST = DATA / "ingest"
@@ -31,6 +33,7 @@ TEST = DATA / "prepare" / "test"
 EVALUATE = DATA / "evaluate"
 OUTPUT = DATA / "export"
 DECIDES = ("weights.safetensors", "model.json", "spec.json", "transform.json")  # what an answer depends on
+STEPS, MOST_STEPS = 7, 100_000  # of the sample that is traced, and of what the graph takes
 
 
 class Export(Section):
@@ -44,26 +47,35 @@ class Export(Section):
     )
 
 
+def decisive(folder: Path) -> list[str]:
+    """The files of a trained model that decide its answers; only texts have a tokenizer."""
+    return [*DECIDES, TOKENIZER] if (folder / TOKENIZER).exists() else list(DECIDES)
+
+
 def version_of(folder: Path) -> str:
     """Twelve hexadecimal digits that name the model by its content."""
     digest = hashlib.sha256()
-    for name in DECIDES:
+    for name in decisive(folder):
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()[:12]
 
 
-def export_graphs(served: Served, shape: tuple[int, ...], folder: Path) -> None:
-    """Write `model.pt2` and `model.onnx`, both taking uint8 (N, *shape) for any N from 1 up."""
+def export_graphs(served: Served, column: Column, folder: Path) -> None:
+    """Write `model.pt2` and `model.onnx`, both taking (N, *shape), or (N, T, *shape) for ragged rows, any N and T."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    sample = (torch.zeros(2, *shape, dtype=torch.uint8),)
+    steps = (STEPS,) if column.ragged else ()
+    kind = torch.from_numpy(np.zeros(1, column.dtype)).dtype
+    sample = (torch.ones(2, *steps, *column.shape, dtype=kind),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(served, sample, dynamic_shapes=({0: batch},))
+        free = {0: torch.export.Dim("batch", min=1)}
+        if column.ragged:
+            free[1] = torch.export.Dim("steps", min=1, max=MOST_STEPS)
+        program = torch.export.export(served, sample, dynamic_shapes=(free,))
         program._example_inputs = None  # they would be pickled into the archive, and nothing reads them
         torch.export.save(program, folder / "model.pt2")
         graph = torch.onnx.export(
-            program, sample, dynamo=True, verbose=False, input_names=["input"], output_names=["probabilities"]
+            program, sample, dynamo=True, verbose=False, input_names=["input"], output_names=["outputs"]
         )
     assert graph is not None
     graph.save(folder / "model.onnx", external_data=False)
@@ -72,13 +84,14 @@ def export_graphs(served: Served, shape: tuple[int, ...], folder: Path) -> None:
 def write_bundle(folder: Path, project: str, settings: Export, data: Data) -> str:
     """Write the whole bundle and return its version."""
     folder.mkdir()
-    for name in DECIDES:
+    for name in decisive(MODEL):
         shutil.copy(MODEL / name, folder / name)
     run, version = read_json(MODEL / "run.json"), version_of(folder)
     metrics = read_json(EVALUATE / "metrics.json")
-    export_graphs(load(MODEL), Dataset(TEST).spec.input_shape, folder)
-    probabilities = np.load(EVALUATE / "probabilities.npy", allow_pickle=False)
-    write_golden(folder / "golden", Dataset(TEST), probabilities, INGEST, data, settings.golden)
+    export_graphs(load(MODEL), Dataset(TEST).spec.input, folder)
+    outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
+    decode = decoder(Dataset(TEST).spec, folder)
+    write_golden(folder / "golden", Dataset(TEST), outputs, decode, INGEST, data, settings.golden)
     write_json(
         folder / "bundle.json",
         {

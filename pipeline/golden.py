@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import json
 from itertools import cycle
 from pathlib import Path
 
@@ -12,11 +10,10 @@ import numpy as np
 
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from pipeline.sources import Data, open_source
-from serving.inputs.decode import BadInput, decode
+from pipeline.sources import Data, Request, open_source
+from serving.inputs.decode import BadInput, Decoder
 from serving.inputs.spec import write_json
-
-CONTENT_TYPES = {b"\x89PNG": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
+from serving.predictor import named
 
 
 def choose(labels: np.ndarray, probabilities: np.ndarray, count: int) -> list[int]:
@@ -32,15 +29,21 @@ def choose(labels: np.ndarray, probabilities: np.ndarray, count: int) -> list[in
     return chosen
 
 
-def raw_inputs(ids: list[bytes], ingest: Path, data: Data) -> list[bytes]:
-    """The raw bytes that samples were ingested from, found by their ids through the manifest."""
+def spread(outputs: np.ndarray, count: int) -> list[int]:
+    """Rows to keep of a regression: evenly from the lowest answer to the highest."""
+    order = np.argsort(outputs[:, 0], kind="stable")
+    return [int(order[at]) for at in np.unique(np.linspace(0, len(order) - 1, count).astype(int))]
+
+
+def raw_requests(ids: list[bytes], ingest: Path, data: Data) -> list[tuple[Request, ...]]:
+    """The raw requests that samples were ingested from, found by their ids through the manifest."""
     known = np.array(Dataset(ingest).column("id"))
     rows = [int(np.flatnonzero(known == identity)[0]) for identity in ids]
     wanted = set(rows)
     with (ingest / "manifest.csv").open(newline="", encoding="utf-8") as file:
         origin = {int(row["row"]): row["origin"] for row in csv.DictReader(file) if int(row["row"]) in wanted}
     try:
-        found = open_source(data).read(origin.values())
+        found = open_source(data).requests(origin.values())
         return [found[origin[row]] for row in rows]
     except (KeyError, FileNotFoundError) as error:
         raise UserError(
@@ -49,39 +52,31 @@ def raw_inputs(ids: list[bytes], ingest: Path, data: Data) -> list[bytes]:
 
 
 def write_golden(
-    folder: Path, test: Dataset, probabilities: np.ndarray, ingest: Path, data: Data, count: int
+    folder: Path, test: Dataset, outputs: np.ndarray, decode: Decoder, ingest: Path, data: Data, count: int
 ) -> None:
-    """Write `golden.json` and a file a request: each sample's own raw bytes, and the first also as JSON.
+    """Write `golden.json` and a file a request: each sample in its own form, and the first in every other too.
 
     Raises:
         UserError: a raw sample changed or vanished since it was ingested.
     """
     folder.mkdir()
-    chosen = choose(np.array(test.column("label")), probabilities, count)
-    raws = raw_inputs([bytes(test.column("id")[row]) for row in chosen], ingest, data)
+    spec = test.spec
+    chosen = choose(test.targets, outputs, count) if spec.classes else spread(outputs, count)
+    forms = raw_requests([bytes(test.column("id")[row]) for row in chosen], ingest, data)
     requests = []
-    for number, (row, raw) in enumerate(zip(chosen, raws, strict=True)):
-        _check(raw, np.array(test.column("image")[row]), test)
-        suffix, content_type = CONTENT_TYPES.get(raw[:4], CONTENT_TYPES.get(raw[:3], ("bin", "image/*")))
-        answer = _expected(probabilities[row], test.spec.classes)
-        requests.append({"file": f"{number:03}.{suffix}", "content_type": content_type, **answer})
-        (folder / f"{number:03}.{suffix}").write_bytes(raw)
-    body = json.dumps({"image": base64.b64encode(raws[0]).decode()})
-    (folder / "000.json").write_text(body + "\n")
-    answer = _expected(probabilities[chosen[0]], test.spec.classes)
-    requests.append({"file": "000.json", "content_type": "application/json", **answer})
+    for number, (row, every) in enumerate(zip(chosen, forms, strict=True)):
+        for request in every if number == 0 else every[:1]:
+            _check(request.body, np.array(test.inputs[row]), decode)
+            file = f"{number:03}.{request.suffix}"
+            (folder / file).write_bytes(request.body)
+            requests.append({"file": file, "content_type": request.content_type, **named(spec, outputs[row])})
     write_json(folder / "golden.json", {"requests": requests})
 
 
-def _check(raw: bytes, image: np.ndarray, test: Dataset) -> None:
+def _check(raw: bytes, row: np.ndarray, decode: Decoder) -> None:
     try:
-        same = np.array_equal(decode(raw, test.spec), image)
+        same = np.array_equal(decode(raw), row, equal_nan=row.dtype.kind == "f")
     except BadInput:
         same = False
     if not same:
         raise UserError("a raw sample changed since ingest; run 'dvc repro' to ingest anew")
-
-
-def _expected(row: np.ndarray, classes: tuple[str, ...]) -> dict[str, object]:
-    named = {name: float(p) for name, p in zip(classes, row, strict=True)}
-    return {"label": classes[int(row.argmax())], "probabilities": named}

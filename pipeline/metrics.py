@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline import regression
+from serving.inputs.spec import Task
+
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 BINS = 15  # of the calibration error, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)
 
@@ -125,7 +128,16 @@ METRICS: dict[str, Metric] = {
     "log_loss": log_loss,
     "calibration_error": calibration_error,
 }
-LOWER_IS_BETTER = {"log_loss", "calibration_error"}
+BY_TASK: dict[Task, dict[str, Metric]] = {
+    "classification": METRICS,
+    "regression": {
+        "rmse": regression.rmse,
+        "mse": regression.mse,
+        "mae": regression.mae,
+        "r2": regression.r2,
+    },
+}
+LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae"}
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

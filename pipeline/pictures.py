@@ -1,9 +1,16 @@
-"""Pictures made of samples, through Pillow alone."""
+"""Pictures made of samples, by modality: images through Pillow alone, all else through matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from pipeline.core.dataset import Dataset
 
 
 def grid(
@@ -24,3 +31,61 @@ def grid(
         tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
         sheet.paste(tile, (gap + at % columns * across, gap + at // columns * down))
     return sheet
+
+
+def show_series(dataset: Dataset, rows: np.ndarray, captions: Sequence[str], title: str, path: Path) -> None:
+    """Series as lines, one line a channel."""
+    from matplotlib.figure import Figure
+
+    across, count = 4, max(len(rows), 1)
+    figure = Figure(figsize=(11, 0.6 + 1.7 * -(-count // across)), layout="constrained")
+    figure.suptitle(title)
+    for place, row in enumerate(rows):
+        axes = figure.add_subplot(-(-count // across), across, place + 1)
+        axes.plot(dataset.inputs[int(row)], linewidth=0.8)
+        axes.set_title(captions[place] if captions else "", fontsize=7)
+        axes.tick_params(labelsize=6)
+    figure.savefig(path, dpi=100)
+
+
+def show_text(dataset: Dataset, rows: np.ndarray, captions: Sequence[str], title: str, path: Path) -> None:
+    """Rows as lines of text: tokens of a text, values of a table."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 0.7 + 0.42 * max(len(rows), 1)))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes.set_axis_off()
+    axes.text(0, 1, title, fontsize=11, va="top")
+    for place, row in enumerate(rows):
+        y = 1 - (place + 1.2) / (len(rows) + 1.5)
+        axes.text(0, y, captions[place] if captions else "", fontsize=7, va="top", weight="bold")
+        axes.text(0.2, y, _line(dataset, int(row)), fontsize=6.5, va="top", family="monospace")
+    figure.savefig(path, dpi=110)
+
+
+def _line(dataset: Dataset, row: int, width: int = 150) -> str:
+    spec, values = dataset.spec, dataset.inputs[row]
+    if spec.table is not None:
+        parts = []
+        for at, field in enumerate((*spec.table.numbers, *spec.table.categories)):
+            code = values[at]
+            named = field.categories[int(code) - 1] if field.categories and code > 0 else f"{code:.4g}"
+            parts.append(f"{field.name}={named}")
+        text = " ".join(parts)
+    else:
+        text = " ".join(map(str, values.tolist()))
+    shown = text[:width] + (" ..." if len(text) > width else "")
+    return shown.replace("$", r"\$")
+
+
+Show = Callable[["Dataset", np.ndarray, Sequence[str], str, Path], None]
+SHOW: dict[str, Show] = {"series": show_series, "text": show_text, "table": show_text}
+
+
+def samples(dataset: Dataset, rows: np.ndarray, columns: int, title: str, path: Path) -> None:
+    """Draw some samples of any modality, images `columns` in a row."""
+    if dataset.spec.modality == "image":
+        images: Any = dataset.inputs
+        grid(np.stack([images[at] for at in rows]), columns).save(path)
+    else:
+        SHOW[dataset.spec.modality](dataset, rows, [], title, path)

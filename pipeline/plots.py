@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline import metrics
-from pipeline.pictures import grid
+from pipeline.core.tables import write_csv
+from serving.inputs.spec import Task
 
 mpl.use("agg")
+SCORE = {"classification": "accuracy", "regression": "R2"}
 POINTS = 200  # a curve is thinned to about so many points
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a small table."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
 
 
 def confusion_matrix(
@@ -103,35 +95,14 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> 
     figure.savefig(folder / "reliability.png", dpi=110)
 
 
-def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], path: Path
-) -> None:
-    """Draw up to 24 wrong answers, the most confident first, each with what was said and what was true."""
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:24]
-    figure = Figure(figsize=(10, 0.8 + 1.7 * max(1, -(-len(worst) // 6))))
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.92))
-    axes.set_axis_off()
-    axes.set_title(f"{len(wrong)} mistakes in {len(labels)} test samples, the most confident first")
-    if len(worst):
-        height, width = images.shape[2:]
-        scale, gap = max(1, 96 // max(height, width)), 44  # pixels; the text stands in the gap
-        axes.imshow(np.asarray(grid(images[worst], 6, scale, gap, (255, 255, 255))))
-        for place, at in enumerate(worst):
-            x, y = gap + place % 6 * (width * scale + gap), gap + place // 6 * (height * scale + gap)
-            said, p = classes[probabilities[at].argmax()], probabilities[at].max()
-            axes.text(x, y - 3, f"said {said} ({p:.2f})\nwas {classes[labels[at]]}", fontsize=8, va="bottom")
-    figure.savefig(path, dpi=110)
-
-
-def learning_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw losses and accuracy over epochs."""
+def learning_curves(rows: list[dict[str, float]], task: Task, path: Path) -> None:
+    """Draw losses, and accuracy or R2, over epochs."""
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     loss = figure.add_subplot(1, 2, 1, title="Loss", xlabel="epoch")
     epochs = [row["epoch"] for row in rows]
     for name in ("train_loss", "val_loss"):
         loss.plot(epochs, [row[name] for row in rows], label=name, marker=".")
     loss.legend()
-    right = figure.add_subplot(1, 2, 2, title="Validation accuracy", xlabel="epoch")
-    right.plot(epochs, [row["val_accuracy"] for row in rows], marker=".")
+    right = figure.add_subplot(1, 2, 2, title=f"Validation {SCORE[task]}", xlabel="epoch")
+    right.plot(epochs, [row["val_score"] for row in rows], marker=".")
     figure.savefig(path, dpi=100)

@@ -13,7 +13,8 @@ from pipeline.core.dataset import Dataset, DatasetWriter
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
-from serving.inputs.spec import Transform, write_json
+from pipeline.transforms import FITS
+from serving.inputs.spec import write_json
 
 INPUT = DATA / "ingest"
 GROUPS = DATA / "validate" / "groups.npy"
@@ -89,40 +90,89 @@ def _fill(split: np.ndarray, place: np.ndarray, mine: np.ndarray, edges: np.ndar
     return bool(missing)
 
 
-class ChannelMoments:
-    """Mean and standard deviation of each channel, accumulated over chunks in float64."""
-
-    def __init__(self, channels: int) -> None:
-        self.count, self.sum, self.squares = 0, np.zeros(channels), np.zeros(channels)
-
-    def update(self, images: np.ndarray) -> None:
-        """Add images of shape (n, C, H, W)."""
-        values = images.astype(np.float64)
-        self.count += values.shape[0] * values.shape[2] * values.shape[3]
-        self.sum += values.sum(axis=(0, 2, 3))
-        self.squares += np.square(values).sum(axis=(0, 2, 3))
-
-    def transform(self) -> Transform:
-        """The normalisation; a constant channel gets a deviation of 1."""
-        mean = self.sum / self.count
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
-        return Transform(mean=tuple(mean.tolist()), std=tuple(np.where(std > 1e-6, std, 1.0).tolist()))
+def merged(groups: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Groups (N,) that hold together what either of two groupings holds together."""
+    while True:
+        joined = groups
+        for by in (other, groups):
+            _, where = np.unique(by, return_inverse=True)
+            least = np.full(where.max() + 1, len(by), np.int64)
+            np.minimum.at(least, where, joined)
+            joined = least[where]
+        if np.array_equal(joined, groups):
+            return joined
+        groups = joined
 
 
-def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> Transform:
-    """Write one data set folder a split, in one pass, and return the transform fitted on train."""
-    moments = ChannelMoments(dataset.spec.input_shape[0])
-    writers = [DatasetWriter(folder / name, dataset.spec) for name in SPLITS]
+def by_time(times: np.ndarray, groups: np.ndarray, settings: Prepare) -> np.ndarray:
+    """Split numbers (N,) uint8 by time: the latest are the test, those before them validation.
+
+    A group goes where its latest sample goes, so that nothing of the future is seen in training.
+    """
+    _, where = np.unique(groups, return_inverse=True)
+    latest = np.full(where.max() + 1, -np.inf)
+    np.maximum.at(latest, where, times)
+    place = latest[where]
+    edges = np.quantile(place, [1 - settings.val - settings.test, 1 - settings.test], method="lower")
+    return np.searchsorted(edges, place, side="left").astype(np.uint8)
+
+
+def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
+    """Split numbers (N,) uint8: as a column says, by time, or by the content of groups.
+
+    Raises:
+        UserError: a split that is given or cut by time has no samples, or a class has too few.
+    """
+    groups = np.load(GROUPS, allow_pickle=False)
+    if (column := dataset.spec.role("group")) is not None:
+        groups = merged(groups, np.array(dataset.column(column.name)))
+    if (column := dataset.spec.role("split")) is not None:
+        split = np.array(dataset.column(column.name))
+        if straddling := _straddling(groups, split):
+            print(f"prepare: {straddling} groups of copies lie in several of the given splits")
+    elif (column := dataset.spec.role("time")) is not None:
+        split = by_time(np.array(dataset.column(column.name)), groups, settings)
+    else:
+        classified = dataset.spec.task == "classification"
+        labels = dataset.targets if classified else np.zeros(len(dataset), np.int64)
+        ids = np.array(dataset.column("id"))
+        return assign(ids, labels, groups, settings, seed, dataset.spec.classes)
+    counts = np.bincount(split, minlength=len(SPLITS))
+    if not counts.all():
+        empty = ", ".join(name for name, count in zip(SPLITS, counts, strict=True) if not count)
+        raise UserError(
+            f"the split '{empty}' has no samples; see data.split, data.time and the section 'prepare'"
+        )
+    if dataset.spec.task == "classification":
+        present = np.bincount(dataset.targets[split == 0], minlength=len(dataset.spec.classes))
+        if unseen := [dataset.spec.classes[label] for label in np.flatnonzero(present == 0)]:
+            raise UserError(
+                f"the training split has no sample of {', '.join(unseen)}: no model can learn them"
+            )
+    return split
+
+
+def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
+    """How many groups have samples in several splits."""
+    pairs = np.unique(np.stack([groups, split.astype(np.int64)]), axis=1)
+    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+
+
+def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
+    """Fit on train, then write the transform and one data set folder a split."""
+    (folder / "transform").mkdir()
+    fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform")
+    write_json(folder / "transform" / "transform.json", fitted.transform)
+    writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
     start = 0
     for chunk in dataset.chunks():
         mine = split[start : start + len(chunk["id"])]
         start += len(mine)
+        chunk = fitted.encode(chunk)
         for number, writer in enumerate(writers):
             writer.append({name: rows[mine == number] for name, rows in chunk.items()})
-        moments.update(chunk[dataset.spec.input.name][mine == 0])
     for writer in writers:
         writer.__exit__(None, None, None)
-    return moments.transform()
 
 
 def run() -> None:
@@ -130,19 +180,25 @@ def run() -> None:
     settings = section("prepare", Prepare)
     seed = section("seed", Seed)
     dataset = Dataset(INPUT)
-    labels, groups = np.array(dataset.column("label")), np.load(GROUPS, allow_pickle=False)
-    split = assign(np.array(dataset.column("id")), labels, groups, settings, seed, dataset.spec.classes)
+    split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
-        transform = write_splits(dataset, split, folder)
-        write_json(folder / "transform.json", transform)
+        write_splits(dataset, split, folder)
     counts = np.bincount(split, minlength=3)
+    shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
+    print(f"prepare: {shares}{class_drift(dataset, split)}")
+
+
+def class_drift(dataset: Dataset, split: np.ndarray) -> str:
+    """How far the classes' shares of the splits differ; empty where there are no classes."""
+    if dataset.spec.task != "classification":
+        return ""
+    counts, labels = np.bincount(split, minlength=3), dataset.targets
     drift = max(
         abs((split[labels == label] == number).mean() - counts[number] / len(split))
         for label in np.unique(labels)
         for number in range(3)
     )
-    shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
-    print(f"prepare: {shares}; a class's share of a split differs from the whole's by {drift:.3f} at most")
+    return f"; a class's share of a split differs from the whole's by {drift:.3f} at most"
 
 
 if __name__ == "__main__":

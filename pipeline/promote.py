@@ -19,6 +19,7 @@ from pipeline.core.project import Name, Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.report import write_report
 from serving.inputs.spec import read_json, read_spec, write_json
+from serving.inputs.text import TOKENIZER
 from serving.predictor import Predictor
 
 TEST = DATA / "prepare" / "test"
@@ -28,12 +29,23 @@ CERTIFY = DATA / "certify"
 OUTPUT = DATA / "promote"
 
 
+Metric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "roc_auc",
+    "average_precision",
+    "log_loss",
+    "rmse",
+    "mae",
+    "r2",
+]
+
+
 class Promote(Section):
     """The `promote` section."""
 
-    metric: Literal[
-        "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss"
-    ] = Field("accuracy", description="The metric that is compared.")
+    metric: Metric = Field("accuracy", description="The metric that is compared; one of the task's.")
     margin: float = Field(
         0.005,
         ge=0,
@@ -51,7 +63,7 @@ def against_champion(
     with tempfile.TemporaryDirectory() as scratch:
         bundle = registry.download_bundle(champion, Path(scratch))
         theirs, own = read_spec(bundle), read_spec(EXPORT / "bundle")
-        if theirs.classes != own.classes or theirs.image != own.image:
+        if theirs.outputs != own.outputs or theirs.takes != own.takes:
             return (
                 "inconclusive",
                 f"version {champion.number} takes other inputs or classes, so the two cannot be compared on this "
@@ -59,17 +71,34 @@ def against_champion(
                 None,
             )
         predictor = Predictor(bundle)
-        parts = [predictor.probabilities(chunk["image"]) for chunk in Dataset(TEST).chunks(["image"])]
+        if own.modality == "text" and not _same_tokens(bundle):
+            return (
+                "inconclusive",
+                f"version {champion.number} splits texts otherwise, so compare them yourself",
+                None,
+            )
+        parts = [predictor.outputs(rows) for rows in Dataset(TEST).input_chunks()]
     found = difference(settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence)
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
+
+
+def _same_tokens(bundle: Path) -> bool:
+    """True where another bundle's tokenizer is ours, so that it understands the prepared test."""
+    return (bundle / TOKENIZER).read_bytes() == (EXPORT / "bundle" / TOKENIZER).read_bytes()
 
 
 def judge(
     champion: registry.Champion | None, model_version: str, settings: Promote, seed: int
 ) -> tuple[Verdict, str, dict[str, Any]]:
     """The verdict on the candidate, its reason, and what was compared."""
-    labels = np.array(Dataset(TEST).column("label"))
-    mine = np.load(EVALUATE / "probabilities.npy", allow_pickle=False)
+    test = Dataset(TEST)
+    if settings.metric not in metrics.BY_TASK[test.spec.task]:
+        known = ", ".join(metrics.BY_TASK[test.spec.task])
+        raise UserError(
+            f"promote.metric: '{settings.metric}' is no metric of {test.spec.task}; expected {known}"
+        )
+    labels = test.targets
+    mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
     weights = metrics.resamples(settings.resamples, len(labels), seed)
     trivial = baseline(labels, mine.shape[1])
     floor = difference(settings.metric, weights, labels, mine, trivial, settings.confidence)

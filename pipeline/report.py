@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.stage import DATA
-from pipeline.metrics import METRICS
+from pipeline.metrics import BY_TASK
 from pipeline.pages import Picture, render
-from serving.inputs.spec import read_json
+from serving.inputs.spec import read_json, read_spec
 
 PICTURES = {
     "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
     "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
+    "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
     "Reliability": DATA / "evaluate" / "plots" / "reliability.png",
     "ROC": DATA / "evaluate" / "plots" / "roc.png",
     "Precision and recall": DATA / "evaluate" / "plots" / "pr.png",
@@ -30,12 +31,12 @@ def picture(path: Path, caption: str, width: int = 460) -> Picture:
 
 def write_report(path: Path, receipt: dict[str, Any]) -> None:
     """Render the page from the receipt and the outputs of the stages before."""
-    metrics = read_json(DATA / "evaluate" / "metrics.json")
+    metrics, spec = read_json(DATA / "evaluate" / "metrics.json"), read_spec(DATA / "train")
     pictures = [picture(file, caption) for caption, file in PICTURES.items() if file.exists()]
     page = render(
         "report.html.j2",
         receipt=receipt,
-        headline={name: metrics[name] for name in METRICS},
+        headline={name: metrics[name] for name in BY_TASK[spec.task]},
         classes=metrics["classes"],
         samples=metrics["samples"],
         model=read_json(DATA / "train" / "model.json"),

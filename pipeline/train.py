@@ -18,11 +18,12 @@ from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.epochlog import EpochLog, read_log
 from pipeline.fitting.fit import Job, Train, fit
-from pipeline.fitting.job import make_job
+from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
 from serving.inputs.spec import read_json, write_json
+from serving.inputs.text import TOKENIZER
 
 BEST = DATA / "tune" / "best.yaml"
 OUTPUT = DATA / "train"
@@ -78,17 +79,19 @@ def run() -> None:
     best = min(rows, key=lambda row: row["val_loss"])
     with replacing(OUTPUT) as folder:
         save(served, model, job.spec, job.transform, folder)
+        if (tokenizer := TRANSFORM / TOKENIZER).exists():
+            shutil.copy(tokenizer, folder)
         shutil.copy(state / "log.csv", folder / "log.csv")
         write_json(
             folder / "run.json", {"run_id": mlrun.id, "data": data, "tuned": values, "seconds": seconds}
         )
         mlrun.files(folder / "log.csv", "train")
-    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_accuracy")})
+    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")})
     mlrun.finish()
     shutil.rmtree(state)
     print(
         f"train: {len(rows)} epochs, fitted in {seconds:.0f} s; best val_loss "
-        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"
+        f"{best['val_loss']:.4f}, score {best['val_score']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"
     )
 
 

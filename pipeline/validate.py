@@ -15,7 +15,8 @@ from pipeline.checks import CHECKS, Example, Facts, Finding, schema
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.stage import DATA, main, replacing
-from pipeline.duplicates import find_duplicates, pooled, rows_at_once
+from pipeline.duplicates import exact_only, find_duplicates, pooled, rows_at_once
+from pipeline.measures import MEASURES
 from pipeline.pages import TILE, Picture, bars, histogram, render, sheet
 from serving.inputs.spec import DataSpec, write_json
 
@@ -85,18 +86,15 @@ class Report(BaseModel, extra="forbid", frozen=True):
 
 
 def measure(dataset: Dataset, limits: Validate) -> Facts:
-    """Read the images (N, C, H, W) in chunks; brightness and contrast are in grey levels, 0 to 255."""
-    name = dataset.spec.input.name
-    parts, low, high = [], float("inf"), float("-inf")
-    for chunk in dataset.chunks([name], rows_at_once(dataset)):
-        flat = chunk[name].reshape(len(chunk[name]), -1)
-        low, high = min(low, float(flat.min())), max(high, float(flat.max()))
-        parts.append(np.stack([flat.mean(1, dtype=np.float32), flat.std(1, dtype=np.float32)]))
-    brightness, contrast = np.concatenate(parts, axis=1)
-    target = next(column.name for column in dataset.spec.columns if column.role == "target")
-    found = find_duplicates(dataset, limits.near_similarity, limits.max_compared, limits.max_candidates)
-    measures = {"brightness": brightness, "contrast": contrast}
-    return Facts(dataset.spec, np.array(dataset.column(target)), measures, low, high, found)
+    """Measure every sample, in chunks, and look for copies."""
+    spec = dataset.spec
+    measures, low, high = MEASURES[spec.modality](dataset)
+    if spec.modality == "image":
+        found = find_duplicates(dataset, limits.near_similarity, limits.max_compared, limits.max_candidates)
+    else:
+        found = exact_only(np.array(dataset.column("id")), "")
+    labels = dataset.targets if spec.classes else np.zeros(len(dataset), np.int64)
+    return Facts(spec, labels, measures, low, high, found)
 
 
 def statistics(facts: Facts) -> dict[str, dict[str, float]]:
@@ -150,7 +148,7 @@ def examine(dataset: Dataset, limits: Validate) -> tuple[Report, Facts | None]:
     report = Report(
         spec=dataset.spec,
         samples=len(facts.labels) if facts else 0,
-        counts=dict(zip(dataset.spec.classes, facts.counts.tolist(), strict=True)) if facts else {},
+        counts=dict(zip(dataset.spec.classes, facts.counts.tolist(), strict=False)) if facts else {},
         statistics=statistics(facts) if facts else {},
         findings=traced(findings, dataset.folder / "manifest.csv"),
     )
@@ -187,7 +185,7 @@ def gallery(dataset: Dataset, facts: Facts) -> list[tuple[str, Picture, Picture]
 
 def figures(finding: Finding, dataset: Dataset, facts: Facts | None) -> list[Picture]:
     """The examples of a finding, pictured side by side; none where the schema is broken."""
-    if facts is None:
+    if facts is None or dataset.spec.image is None:
         return []
     images, classes = dataset.column(dataset.spec.input.name), facts.spec.classes
     pictures = []
@@ -205,7 +203,7 @@ def page(dataset: Dataset, limits: Validate, report: Report, facts: Facts | None
         "validate.html.j2", report=report, limits=limits, fields=Validate.model_fields,
         findings=[(finding, figures(finding, dataset, facts)) for finding in report.findings],
         counts=bars({name: float(count) for name, count in report.counts.items()}),
-        classes=gallery(dataset, facts) if facts else [],
+        classes=gallery(dataset, facts) if facts and dataset.spec.image else [],
         charts={name: histogram(values) for name, values in facts.measures.items()} if facts else {},
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 PACKAGE = (
-    "__init__.py", "inputs/__init__.py", "inputs/decode.py", "inputs/spec.py", "predictor.py",
+    "__init__.py", "predictor.py",
+    *(f"inputs/{name}.py" for name in ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")),
 )  # what the handler imports, none of MLflow  # fmt: skip
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.inputs.decode import BadInput, decode
-from serving.inputs.spec import read_json, read_spec
+from serving.inputs.decode import BadInput, decoder
+from serving.inputs.ragged import Ragged, Rows, filling, gather
+from serving.inputs.spec import DataSpec, read_json, read_spec
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -78,13 +79,18 @@ class Predictor:
         manifest = bundle / "bundle.json"
         self.version = str(read_json(manifest)["version"]) if manifest.exists() else "unreleased"
         self._forward = BACKENDS[backend](bundle, threads)
+        self._decode = decoder(self.spec, bundle)
 
-    def probabilities(self, batch: np.ndarray, chunk: int = 256) -> np.ndarray:
-        """Class probabilities (N, K) float32 of canonical inputs (N, C, H, W) uint8."""
-        parts = [
-            self._forward(np.ascontiguousarray(batch[at : at + chunk])) for at in range(0, len(batch), chunk)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.spec.classes)), np.float32)
+    def outputs(self, rows: Rows, chunk: int = 256) -> np.ndarray:
+        """Class probabilities (N, K), or values (N, M), float32, of canonical inputs."""
+        parts = [self._forward(self._batch(rows[at : at + chunk])) for at in range(0, len(rows), chunk)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.spec.outputs)), np.float32)
+
+    def _batch(self, rows: Rows) -> np.ndarray:
+        """One array of a whole batch, rows of unequal length padded at their end."""
+        if isinstance(rows, Ragged):
+            return rows.padded(filling(self.spec.input.dtype))
+        return np.ascontiguousarray(rows)
 
     def answer(
         self, bodies: Sequence[bytes | dict[str, Any]], request_ids: Sequence[str] | None = None
@@ -94,23 +100,33 @@ class Predictor:
         arrays: list[np.ndarray] = []
         for body in bodies:
             try:
-                arrays.append(decode(body, self.spec))
+                arrays.append(self._decode(body))
                 results.append({})
             except BadInput as error:
                 results.append(error)
         good = [at for at, result in enumerate(results) if not isinstance(result, BadInput)]
         if good:
-            for at, row in zip(good, self.probabilities(np.stack(arrays)), strict=True):
+            for at, row in zip(good, self.outputs(gather(arrays, self.spec.input)), strict=True):
                 results[at] = self.format(row, request_ids[at] if request_ids else None)
         return results
 
     def format(self, row: np.ndarray, request_id: str | None) -> dict[str, Any]:
-        """One answer from one row of probabilities, shape (K,)."""
-        answer: dict[str, Any] = {
-            "label": self.spec.classes[int(row.argmax())],
-            "probabilities": {name: float(p) for name, p in zip(self.spec.classes, row, strict=True)},
-            "model_version": self.version,
-        }
+        """One answer from one row of outputs, shape (K,) or (M,)."""
+        answer = {**named(self.spec, row), "model_version": self.version}
         if request_id is not None:
             answer["request_id"] = request_id
         return answer
+
+
+def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
+    """What one row of outputs says: `label` and `probabilities`, or the `values` of a regression's targets."""
+    values = {name: float(value) for name, value in zip(spec.outputs, row, strict=True)}
+    if spec.task == "classification":
+        return {"label": spec.classes[int(row.argmax())], "probabilities": values}
+    return {"values": values}
+
+
+def numbers(spec: DataSpec, answer: dict[str, Any]) -> list[float]:
+    """The row of outputs that an answer was made from."""
+    said = answer["probabilities" if spec.task == "classification" else "values"]
+    return [said[name] for name in spec.outputs]

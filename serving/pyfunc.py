@@ -14,7 +14,7 @@ from serving.predictor import Predictor
 
 
 class FairleadModel(PythonModel):
-    """Takes a table with one column `image`: PNG or JPEG bytes, or their base64 text."""
+    """Takes a table as `pd.DataFrame`: one column `image`, `series` or `text`, or the columns of a table."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""
@@ -23,20 +23,27 @@ class FairleadModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer every row: columns `label`, `probabilities` (a dict) and `model_version`.
+        """Answer every row: columns `label` and `probabilities` (a dict), or `values`, and `model_version`.
 
         Raises:
             BadInput: a row cannot be decoded.
         """
         del context, params
-        bodies = [
-            base64.b64decode(cell) if isinstance(cell, str) else bytes(cell) for cell in model_input["image"]
-        ]
-        answers = self.predictor.answer(bodies)
+        answers = self.predictor.answer(self._bodies(model_input))
         for answer in answers:
             if not isinstance(answer, dict):
                 raise answer
         return pd.DataFrame(answers)
+
+    def _bodies(self, table: pd.DataFrame) -> list[bytes | dict[str, Any]]:
+        """A request body a row: images as PNG or JPEG bytes or their base64 text, all else as in a JSON request."""
+        modality = self.predictor.spec.modality
+        if modality == "image":
+            cells = table["image"]
+            return [base64.b64decode(cell) if isinstance(cell, str) else bytes(cell) for cell in cells]
+        if modality == "table":
+            return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
+        return [{modality: cell.tolist() if hasattr(cell, "tolist") else cell} for cell in table[modality]]
 
 
 set_model(FairleadModel())

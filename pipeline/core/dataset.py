@@ -1,15 +1,20 @@
-"""The data set folder: one `.npy` a column, all of N rows, and `spec.json`. Written and read in chunks."""
+"""The data set folder: one `.npy` a column, all of N rows, and `spec.json`. Written and read in chunks.
+
+A ragged column is two files: the values of all rows one after the other, and `<name>.offsets.npy`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from serving.inputs.spec import Column, DataSpec, read_spec, write_json
+from serving.inputs.ragged import Ragged, Rows
+from serving.inputs.spec import Column, DataSpec, Role, read_spec, write_json
 
 CHUNK = 1024  # rows; a chunk of 28x28 images is under 1 MB
 
@@ -45,20 +50,41 @@ class ColumnWriter:
         self._file.close()
 
 
+class RaggedWriter:
+    """Appends rows of unequal length: their steps to one file, where each row ends to another."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self._values = ColumnWriter(path, dtype, shape)
+        self._offsets = ColumnWriter(path.with_suffix(".offsets.npy"), "<i8", ())
+        self._offsets.append(np.zeros(1, np.int64))
+
+    def append(self, rows: Ragged) -> None:
+        """Append rows of shape (T_n, *shape)."""
+        self._offsets.append(self._values.rows + (rows.offsets[1:] - rows.offsets[0]))
+        self._values.append(rows.values)
+
+    def close(self) -> None:
+        """Write the final headers."""
+        self._values.close()
+        self._offsets.close()
+
+
 class DatasetWriter:
     """Writes a data set folder chunk by chunk; use as a context manager."""
 
     def __init__(self, folder: Path, spec: DataSpec) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._spec = folder, spec
-        self._columns = {
-            column.name: ColumnWriter(folder / f"{column.name}.npy", column.dtype, column.shape)
+        self._columns: dict[str, Any] = {
+            column.name: (RaggedWriter if column.ragged else ColumnWriter)(
+                folder / f"{column.name}.npy", column.dtype, column.shape
+            )
             for column in spec.columns
         }
 
-    def append(self, chunk: Mapping[str, np.ndarray]) -> None:
+    def append(self, chunk: Mapping[str, Rows]) -> None:
         """Append the same number of rows to every column."""
-        assert chunk.keys() == self._columns.keys(), chunk.keys()
+        assert chunk.keys() == self._columns.keys(), (chunk.keys(), self._columns.keys())
         for name, rows in chunk.items():
             self._columns[name].append(rows)
 
@@ -80,31 +106,74 @@ class Dataset:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.spec = read_spec(folder)
+        self._ragged = {column.name for column in self.spec.columns if column.ragged}
 
-    def column(self, name: str) -> np.ndarray:
-        """A whole column, memory-mapped read-only: shape (N, *shape)."""
+    def column(self, name: str) -> Any:
+        """A whole column, memory-mapped read-only: an array (N, *shape), or `Ragged` rows."""
         array: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        if name in self._ragged:
+            return Ragged(
+                array, np.load(self.folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False)
+            )
         return array
 
-    def __len__(self) -> int:
-        return len(self.column(self.spec.columns[0].name))
+    @property
+    def inputs(self) -> Any:
+        """The column that the model sees: an array (N, *shape), or `Ragged` rows."""
+        return self.column(self.spec.input.name)
 
-    def chunks(
-        self, names: Sequence[str] | None = None, rows: int = CHUNK
-    ) -> Iterator[dict[str, np.ndarray]]:
+    @property
+    def targets(self) -> np.ndarray:
+        """The column that the model learns, in memory: class numbers (N,) int64, or values (N, M) float32."""
+        return np.array(self.column(self.spec.target.name))
+
+    def has(self, role: Role) -> bool:
+        """True where a column of that role is there."""
+        return self.spec.role(role) is not None
+
+    def __len__(self) -> int:
+        return len(self.column(self.spec.target.name))
+
+    def chunks(self, names: Sequence[str] | None = None, rows: int = CHUNK) -> Iterator[dict[str, Any]]:
         """Yield consecutive rows of the named columns (all by default), copied.
 
         Every chunk maps the files anew, so that pages already read do not pile up in memory.
         """
         names = names or [column.name for column in self.spec.columns]
         for start in range(0, len(self), rows):
-            yield {name: np.array(self.column(name)[start : start + rows]) for name in names}
+            piece = slice(start, start + rows)
+            yield {
+                name: column[piece]
+                if isinstance(column := self.column(name), Ragged)
+                else np.array(column[piece])
+                for name in names
+            }
+
+    def input_chunks(self, rows: int = CHUNK) -> Iterator[Any]:
+        """Yield the inputs alone, in chunks."""
+        name = self.spec.input.name
+        for chunk in self.chunks([name], rows):
+            yield chunk[name]
+
+
+def columns_of(spec_input: Column, targets: int, *more: Column) -> tuple[Column, ...]:
+    """The columns of a data set: the input, the target (`targets` values, or 0 for a class), the id and others.
+
+    `id` is the SHA-256 of the canonical input.
+    """
+    target = (
+        Column(name="target", role="target", dtype="<f4", shape=(targets,))
+        if targets
+        else Column(name="label", role="target", dtype="<i8")
+    )
+    return (spec_input, target, Column(name="id", role="id", dtype="|S64"), *more)
 
 
 def image_columns(shape: tuple[int, ...]) -> tuple[Column, ...]:
-    """The columns of an image data set; `id` is the SHA-256 of the canonical pixels."""
-    return (
-        Column(name="image", role="input", dtype="|u1", shape=shape),
-        Column(name="label", role="target", dtype="<i8"),
-        Column(name="id", role="id", dtype="|S64"),
-    )
+    """The columns of images of `shape`, (C, H, W), with a class each."""
+    return columns_of(Column(name="image", role="input", dtype="|u1", shape=shape), 0)
+
+
+def identities(rows: Rows) -> np.ndarray:
+    """The `id` (n,) S64 of canonical inputs: the SHA-256 of each one's bytes."""
+    return np.array([hashlib.sha256(rows[at].tobytes()).hexdigest() for at in range(len(rows))], "S64")

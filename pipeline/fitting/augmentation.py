@@ -6,6 +6,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
+from serving.inputs.spec import DataSpec, Transform
+
 
 class Augmentation(BaseModel, extra="forbid", frozen=True):
     """Random geometric transforms and erasing; each amount is multiplied by `strength`."""
@@ -21,6 +23,15 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     elastic: float = Field(0.0, ge=0, le=3, description="Strength of elastic distortion (slow on a CPU).")
     flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip; not scaled by strength.")
     erasing: float = Field(0.1, ge=0, le=1, description="Chance that a rectangle is erased.")
+    noise: float = Field(
+        0.0, ge=0, le=2, description="Noise added to series and numbers of tables, in standard deviations."
+    )
+    masking: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of a series' steps, a text's tokens or a table's cells left out.",
+    )
 
 
 class OnPixels(nn.Module):
@@ -37,10 +48,17 @@ class OnPixels(nn.Module):
         return out
 
 
-def build(params: Augmentation, height: int, width: int) -> nn.Module:
-    """A module that maps images (N, C, H, W) on the 0..255 scale to randomly transformed ones."""
+def build(params: Augmentation, spec: DataSpec, transform: Transform) -> nn.Module:
+    """A module that maps a batch of canonical inputs to randomly transformed ones of the same shape."""
     if params.strength == 0:
         return nn.Identity()
+    if spec.modality == "image":
+        return on_images(params, spec.input_shape[1], spec.input_shape[2])
+    return nn.Identity()
+
+
+def on_images(params: Augmentation, height: int, width: int) -> nn.Module:
+    """Transforms of images (N, C, H, W) on the 0..255 scale."""
     import kornia.augmentation as kornia
 
     s = params.strength

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
 from pipeline.core.dataset import Dataset
+from serving.inputs.ragged import Ragged, filling
 
 SHARE = 0.25  # of the free memory that a data set may take to be held there
 
@@ -20,16 +22,44 @@ def _free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _hold(column: np.ndarray, device: torch.device) -> torch.Tensor | np.ndarray:
-    """The column on the device, else in memory, else as it is on disk, by what fits."""
-    for place in (device, torch.device("cpu")):
-        if column.nbytes < SHARE * _free_bytes(place):
-            return torch.from_numpy(np.array(column)).to(place)
-    return column
+class Column:
+    """Rows of one column, wherever they are held: on the device, in memory, or as they are on disk."""
+
+    def __init__(self, rows: Any, device: torch.device) -> None:
+        self._device = device
+        self._offsets = np.asarray(rows.offsets) if isinstance(rows, Ragged) else None
+        values = rows.values if isinstance(rows, Ragged) else rows
+        self._values: torch.Tensor | np.ndarray = values
+        for place in (device, torch.device("cpu")):
+            if values.nbytes < SHARE * _free_bytes(place):
+                self._values = torch.from_numpy(np.array(values)).to(place)
+                break
+        self._fill = filling(values.dtype)
+        self.on_disk = isinstance(self._values, np.ndarray)
+
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """The rows (n, *shape) of some numbers; ragged ones padded at their end, (n, longest T, *shape)."""
+        if self._offsets is None:
+            return self._pick(index).to(self._device, non_blocking=True)
+        rows = index.cpu().numpy()
+        lengths = (self._offsets[rows + 1] - self._offsets[rows])[:, None]
+        steps = np.arange(max(int(lengths.max()), 1))
+        there = torch.from_numpy(steps < lengths)
+        where = self._offsets[rows][:, None] + np.minimum(steps, np.maximum(lengths - 1, 0))
+        taken = self._pick(torch.from_numpy(where).flatten())
+        taken = taken.view(*where.shape, *taken.shape[1:])
+        there = there.to(taken.device).view(*where.shape, *([1] * (taken.ndim - 2)))
+        return taken.masked_fill(~there, self._fill).to(self._device, non_blocking=True)
+
+    def _pick(self, index: torch.Tensor) -> torch.Tensor:
+        if isinstance(self._values, torch.Tensor):
+            return self._values[index.to(self._values.device)]
+        rows, back = np.unique(index.numpy(), return_inverse=True)  # read forwards on disk, then put in order
+        return torch.from_numpy(self._values[rows])[torch.from_numpy(back)]
 
 
 class Batches:
-    """Iterates (inputs (n, *shape), targets (n,)) over a data set folder.
+    """Iterates (inputs, targets) over a data set folder; inputs of unequal length are padded to the longest.
 
     Lightning calls `set_epoch`, which it looks for on `batch_sampler`: the order of an epoch follows from the
     seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one.
@@ -39,9 +69,9 @@ class Batches:
         self, folder: Path, size: int, device: torch.device, shuffle_seed: int | None = None
     ) -> None:
         dataset = Dataset(folder)
-        self._inputs = _hold(dataset.column(dataset.spec.input.name), device)
-        self._targets = torch.from_numpy(np.array(dataset.column("label"))).to(device)
-        self._size, self._seed, self._device, self.epoch = size, shuffle_seed, device, 0
+        self._inputs = Column(dataset.inputs, device)
+        self._targets = torch.from_numpy(dataset.targets).to(device)
+        self._size, self._seed, self.epoch = size, shuffle_seed, 0
         self.batch_sampler = self
 
     def set_epoch(self, epoch: int) -> None:
@@ -58,14 +88,7 @@ class Batches:
         if self._seed is not None:
             generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
             order = torch.randperm(len(self._targets), generator=generator)
-        order = order if isinstance(self._inputs, np.ndarray) else order.to(self._targets.device)
+        order = order if self._inputs.on_disk else order.to(self._targets.device)
         for at in range(len(self)):
             index = order[at * self._size : (at + 1) * self._size]
-            yield self._take(index), self._targets[index.to(self._targets.device)]
-
-    def _take(self, index: torch.Tensor) -> torch.Tensor:
-        if isinstance(self._inputs, torch.Tensor):
-            return self._inputs[index.to(self._inputs.device)].to(self._device, non_blocking=True)
-        rows = np.sort(index.numpy())  # read forwards on disk, then put back in order
-        taken = torch.from_numpy(self._inputs[rows])
-        return taken[torch.from_numpy(np.searchsorted(rows, index.numpy()))].to(self._device)
+            yield self._inputs.take(index), self._targets[index.to(self._targets.device)]

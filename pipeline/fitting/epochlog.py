@@ -29,9 +29,7 @@ class EpochLog:
             table.writerows(self.rows)
         self.record(metrics, epoch)
         self.bar.update()
-        self.bar.set_postfix_str(
-            f"val_loss {metrics['val_loss']:.4f}, val_accuracy {metrics['val_accuracy']:.4f}"
-        )
+        self.bar.set_postfix_str(f"val_loss {metrics['val_loss']:.4f}, val_score {metrics['val_score']:.4f}")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -17,7 +17,6 @@ import torch
 from pydantic import Field
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from models import build
 from models.optimiser import Optimiser
 from models.params import Model
 from models.served import Served
@@ -63,7 +62,7 @@ class Epochs(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the epoch's metrics to the hooks."""
-        names = ("train_loss", "val_loss", "val_accuracy")
+        names = ("train_loss", "val_loss", "val_score")
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["seconds"] = time.perf_counter() - self.began
@@ -138,9 +137,11 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     device = device_of(job.compute)
     train = Batches(job.train_folder, job.train.batch_size, device, shuffle_seed=job.seed)
     val = Batches(job.val_folder, 512, device)
-    served = Served(build(job.model, job.spec), job.transform)
-    image = job.spec.image
-    augment = build_augmentation(job.train.augmentation, image.height, image.width)
+    try:
+        served = Served(job.model, job.spec, job.transform)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
     return Supervised(served, job.train, augment, len(train) * job.train.max_epochs), train, val
 
 

@@ -10,10 +10,10 @@ from serving.inputs.spec import Transform, read_spec
 
 TRAIN = DATA / "augment"
 VAL = DATA / "prepare" / "val"
-TRANSFORM = DATA / "prepare" / "transform.json"
+TRANSFORM = DATA / "prepare" / "transform"
 
 
 def make_job(model: Model, train: Train, seed: int, compute: Compute) -> Job:
     """The job on the augmented training set and the validation split."""
-    transform = Transform.model_validate_json(TRANSFORM.read_text())
+    transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     return Job(model, train, read_spec(TRAIN), transform, TRAIN, VAL, seed, compute)

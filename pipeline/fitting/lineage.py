@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from serving.inputs.spec import read_spec
+
 
 def data_digest(*folders: Path) -> str:
     """SHA-256 over the ids (hashes of content), labels and specs of data set folders, in order."""
     digest = hashlib.sha256()
     for folder in folders:
-        for name in ("spec.json", "id.npy", "label.npy"):
+        spec = read_spec(folder)
+        for name in ("spec.json", "id.npy", f"{spec.target.name}.npy"):
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

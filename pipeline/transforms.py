@@ -1,0 +1,188 @@
+"""What is fitted on the training split, by modality in `FITS`: in one pass, chunk by chunk, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.core.dataset import Dataset
+from serving.inputs.ragged import Ragged
+from serving.inputs.spec import DataSpec, Transform
+
+VOCABULARY = 8000  # tokens that a tokenizer learns at most
+RARE = 2  # tokens and pairs seen less often are not learnt
+Chunk = dict[str, Any]
+
+
+class Moments:
+    """Mean and standard deviation of each column of values (n, C), accumulated; NaN is left out."""
+
+    def __init__(self, size: int) -> None:
+        self.count, self.sum, self.squares = np.zeros(size), np.zeros(size), np.zeros(size)
+
+    def update(self, values: np.ndarray) -> None:
+        """Add values (n, C)."""
+        values = values.astype(np.float64)
+        there = ~np.isnan(values)
+        filled = np.where(there, values, 0)
+        self.count += there.sum(0)
+        self.sum += filled.sum(0)
+        self.squares += np.square(filled).sum(0)
+
+    def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation; a constant column gets a deviation of 1."""
+        count = np.maximum(self.count, 1)
+        mean = self.sum / count
+        std = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
+        std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1), std, 1.0)
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+
+class Fitted(Protocol):
+    """A fitted transform, what the splits' spec is, and how a chunk of `ingest` becomes one of a split."""
+
+    transform: Transform
+    spec: DataSpec
+
+    def encode(self, chunk: Chunk) -> Chunk:
+        """The chunk as a split holds it."""
+        ...
+
+
+class Scaled:
+    """Moments of `flat(rows)`, (n, C), over the training rows, and those of regression targets."""
+
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+        del folder
+        self.spec = dataset.spec
+        moments, targets = None, Moments(len(self.spec.targets))
+        for rows, values in training_chunks(dataset, train):
+            flat = self.flat(rows)
+            moments = moments or Moments(flat.shape[1])
+            moments.update(flat)
+            if self.spec.task == "regression":
+                targets.update(values)
+        assert moments is not None
+        mean, std = moments.result()
+        target_mean, target_std = targets.result()
+        self.transform = Transform(
+            mean=mean, std=std, known=self.known(dataset, train),
+            target_mean=target_mean, target_std=target_std,
+        )  # fmt: skip
+
+    def flat(self, rows: Any) -> np.ndarray:
+        """The rows' values by channel: (n, C)."""
+        raise NotImplementedError
+
+    def known(self, dataset: Dataset, train: np.ndarray) -> tuple[tuple[bool, ...], ...]:
+        """Which codes of each category occur in training."""
+        del dataset, train
+        return ()
+
+    def encode(self, chunk: Chunk) -> Chunk:
+        """The chunk as it is: scaling is part of the network's graph."""
+        return chunk
+
+
+class ScaledImages(Scaled):
+    """Moments of each channel of images (n, C, H, W)."""
+
+    def flat(self, rows: Any) -> np.ndarray:
+        """Pixels by channel."""
+        return np.moveaxis(rows, 1, -1).reshape(-1, rows.shape[1])
+
+
+class ScaledSeries(Scaled):
+    """Moments of each channel of ragged series."""
+
+    def flat(self, rows: Any) -> np.ndarray:
+        """Steps of all rows."""
+        assert isinstance(rows, Ragged)
+        return rows.values
+
+
+class ScaledTable(Scaled):
+    """Moments of each number, and the categories that training holds."""
+
+    def flat(self, rows: Any) -> np.ndarray:
+        """The numbers of the rows."""
+        assert self.spec.table is not None
+        return rows[:, : len(self.spec.table.numbers)]
+
+    def known(self, dataset: Dataset, train: np.ndarray) -> tuple[tuple[bool, ...], ...]:
+        """Which codes of each category occur in training; code 0, nothing known, always does."""
+        assert self.spec.table is not None
+        numbers, categories = len(self.spec.table.numbers), self.spec.table.categories
+        seen = [np.zeros(len(field.categories) + 1, bool) for field in categories]
+        for rows, _ in training_chunks(dataset, train):
+            for at, found in enumerate(seen):
+                found[rows[:, numbers + at].astype(np.int64)] = True
+        for found in seen:
+            found[0] = True
+        return tuple(tuple(map(bool, found)) for found in seen)
+
+
+class Tokenised:
+    """A byte-level BPE tokenizer trained on the training texts (Sennrich et al., 2016; Radford et al., 2019)."""
+
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+        from tokenizers import ByteLevelBPETokenizer
+
+        from serving.inputs.text import TOKENIZER, tokens_of
+
+        spec = dataset.spec
+        assert spec.text is not None
+        tokenizer = ByteLevelBPETokenizer(lowercase=True)
+        texts = (text for rows, _ in training_chunks(dataset, train) for text in texts_of(rows))
+        tokenizer.train_from_iterator(
+            texts,
+            vocab_size=VOCABULARY,
+            min_frequency=RARE,
+            special_tokens=["<pad>", "<empty>"],
+            show_progress=False,
+        )
+        tokenizer.save(str(folder / TOKENIZER))
+        self._encode = tokens_of(folder, spec.text)
+        tokens = spec.input.model_copy(update={"name": "tokens", "dtype": "<i4"})
+        columns = (tokens, *(column for column in spec.columns if column.role != "input"))
+        self.spec = spec.model_copy(update={"columns": columns})
+        targets = Moments(len(spec.targets))
+        if spec.task == "regression":
+            for _, values in training_chunks(dataset, train):
+                targets.update(values)
+        target_mean, target_std = targets.result()
+        self.transform = Transform(
+            tokens=tokenizer.get_vocab_size(), target_mean=target_mean, target_std=target_std
+        )
+
+    def encode(self, chunk: Chunk) -> Chunk:
+        """The chunk with its texts as tokens."""
+        chunk = dict(chunk)
+        texts = texts_of(chunk.pop("text"))
+        return {"tokens": Ragged.of(self._encode(list(texts)), "<i4"), **chunk}
+
+
+def texts_of(rows: Ragged) -> Iterator[str]:
+    """The texts of ragged UTF-8 bytes."""
+    for at in range(len(rows)):
+        yield rows[at].tobytes().decode()
+
+
+def training_chunks(dataset: Dataset, train: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    """Inputs and targets of the training rows, chunk by chunk."""
+    names = [dataset.spec.input.name, dataset.spec.target.name]
+    start = 0
+    for chunk in dataset.chunks(names):
+        rows, values = chunk[names[0]], chunk[names[1]]
+        mine = train[start : start + len(values)]
+        start += len(values)
+        if mine.any():
+            yield rows[mine], values[mine]
+
+
+FITS: dict[str, Callable[[Dataset, np.ndarray, Path], Fitted]] = {
+    "image": ScaledImages, "table": ScaledTable, "series": ScaledSeries, "text": Tokenised,
+}  # fmt: skip
