@@ -38,7 +38,7 @@ def _torch_forward(module: Any, threads: int) -> Forward:
 
     def forward(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            answer: np.ndarray = module(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
+            answer: np.ndarray = module(torch.from_numpy(np.require(batch, requirements=["C", "W"]))).numpy()
         return answer
 
     return forward
