@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from torch import nn
 
-from models import cnn, fnn
+from models import autoencoder, cnn, fnn
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
 Builder = Callable[[Model, DataSpec, Transform], nn.Module]
-MODELS: dict[str, Builder] = {"cnn": cnn.build, "fnn": fnn.build}
+MODELS: dict[str, Builder] = {"cnn": cnn.build, "fnn": fnn.build, "autoencoder": autoencoder.build}
 
 
 def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
@@ -20,4 +20,9 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     Raises:
         ValueError: the family does not fit the modality.
     """
+    if (params.family == "autoencoder") != (spec.task == "anomaly"):
+        raise ValueError(
+            f"model.family '{params.family}' does not fit the task {spec.task}: 'autoencoder' and data.task 'anomaly' "
+            "belong together"
+        )
     return MODELS[params.family](params, spec, transform)

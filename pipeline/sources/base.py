@@ -34,10 +34,12 @@ class Data(Section):
     target: tuple[str, ...] = Field(
         (), description="Columns to learn, of tables, series and texts; empty takes the last column."
     )
-    task: Literal["auto", "classification", "regression"] = Field(
+    task: Literal["auto", "classification", "regression", "anomaly"] = Field(
         "auto",
-        description="'auto': regression where every target is a number of more than 20 different values.",
+        description="'auto': regression where every target is a number of more than 20 different values; 'anomaly': "
+        "learn what is normal.",
     )
+    normal: tuple[str, ...] = Field((), description="For task 'anomaly': the classes that are normal.")
     drop: tuple[str, ...] = Field((), description="Columns that the model must not see.")
     kinds: dict[str, Kind] = Field(
         default_factory=dict, description="What columns of a table hold, where it should not be inferred."
