@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.sources import series
 from pipeline.sources.base import Chunk, Data, Request, Source
 from pipeline.sources.images import ImageFolderSource, MnistSource
+from pipeline.sources.text import ReviewsSource, TextSource
 
 __all__ = ["SOURCES", "Chunk", "Data", "Request", "Source", "open_source"]
-SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": ImageFolderSource}
+SOURCES: dict[str, Callable[[Data], Source]] = {
+    "mnist": MnistSource, "images": ImageFolderSource,
+    "series": series.own, "vowels": series.vowels, "plaid": series.plaid,
+    "text": TextSource, "reviews": ReviewsSource,
+}  # fmt: skip
 
 
 def open_source(data: Data) -> Source:
