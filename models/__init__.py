@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models import cnn, fnn, recurrent
+from models import cnn, fnn, recurrent, transformer
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
@@ -25,6 +25,7 @@ MODELS: dict[str, Network] = {
     "rnn": Network(recurrent.build, ("series", "text")),
     "lstm": Network(recurrent.build, ("series", "text")),
     "gru": Network(recurrent.build, ("series", "text")),
+    "transformer": Network(transformer.build, ("image", "table", "series", "text")),
 }
 
 

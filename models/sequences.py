@@ -43,13 +43,13 @@ class StepNorm(nn.Module):
         self.norm = normalisation(kind, features)
         self.over_batch = kind == "batch"
 
-    def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Map (N, T, D) with its mask (N, T) to the same shape, 0 where the mask is."""
-        if self.over_batch and self.training:
-            found = self.norm(x[real])
-            return found.new_zeros(x.shape).masked_scatter(real.unsqueeze(2), found)
-        found = self.norm(x.flatten(0, 1)).view(x.shape) if self.over_batch else self.norm(x)
-        return found * real.unsqueeze(2)
+    def forward(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """Map (N, T, D) with its mask (N, T), None where all is real, to the same shape, 0 for what is not."""
+        if self.over_batch and self.training and real is not None:
+            rows = self.norm(x[real])
+            return rows.new_zeros(x.shape).masked_scatter(real.unsqueeze(2), rows)
+        found: torch.Tensor = self.norm(x.flatten(0, 1)).view(x.shape) if self.over_batch else self.norm(x)
+        return found if real is None else found * real.unsqueeze(2)
 
 
 def mean_of(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
