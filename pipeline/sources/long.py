@@ -88,10 +88,11 @@ def times_of(column: Any, file: str) -> np.ndarray:
         UserError: they are neither all numbers nor all ISO 8601 times, or one is missing.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise UserError(f"{file}, line {row + 2}: the time in column '{column}' is missing")
+    nothing = pc.is_in(column, pa.array(NOTHING)) if pa.types.is_string(column.type) else pc.is_null(column)
+    if len(rows := np.flatnonzero(nothing.to_numpy())):
+        raise UserError(f"{file}, line {rows[0] + 2}: the time is missing")
     kinds = (pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
     for kind in kinds if pa.types.is_string(column.type) else kinds[:1]:
         try:
