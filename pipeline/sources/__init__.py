@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.sources import series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
 from pipeline.sources.images import ImageFolderSource, MnistSource
 from pipeline.sources.manifest import ManifestSource, manifest_in
+from pipeline.sources.text import ReviewsSource, TextSource
 
 __all__ = ["SOURCES", "Chunk", "Data", "Request", "Source", "open_source"]
 
@@ -19,7 +21,11 @@ def images(data: Data) -> Source:
     return ManifestSource(data, manifest) if manifest else ImageFolderSource(data)
 
 
-SOURCES: dict[str, Callable[[Data], Source]] = {"mnist": MnistSource, "images": images}
+SOURCES: dict[str, Callable[[Data], Source]] = {
+    "mnist": MnistSource, "images": images,
+    "series": series.own, "vowels": series.vowels, "plaid": series.plaid,
+    "text": TextSource, "reviews": ReviewsSource,
+}  # fmt: skip
 
 
 def open_source(data: Data) -> Source:
