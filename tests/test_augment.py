@@ -13,7 +13,7 @@ from torch import nn
 from pipeline import augment
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError, validate
-from pipeline.fitting.augmentation import Augmentation, build
+from pipeline.fitting.augmentation import Augmentation, build, on_images
 from pipeline.pictures import grid
 from tests.conftest import digits, set_params, write_dataset
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.inputs.decode import BadInput, decode, decode_image, decode_json, encode_png
+from serving.inputs.body import BadInput
+from serving.inputs.image import decode, decode_image, decode_json, encode_png
 from serving.inputs.spec import ImageInput
 from tests.conftest import spec_of
 

@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline import ingest
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from serving.inputs.decode import decode_image
+from serving.inputs.image import decode_image
 from tests.conftest import identities, run_stage, set_params, write_image_folder
 
 OUTPUT = Path("data/ingest")
@@ -101,7 +101,7 @@ def test_folders_of_mixed_formats(project: Path) -> None:
         raw = (photos / row["origin"]).read_bytes()
         assert row["sha256"] == hashlib.sha256(raw).hexdigest()
         assert (
-            row["class"] == Path(row["origin"]).parts[0] == dataset.spec.classes[dataset.column("label")[at]]
+            row["target"] == Path(row["origin"]).parts[0] == dataset.spec.classes[dataset.column("label")[at]]
         )
         image = decode_image(raw, dataset.spec.image)
         np.testing.assert_array_equal(dataset.column("image")[at], image)
@@ -203,7 +203,7 @@ def test_all_unusable_files_are_named_at_once_and_the_earlier_output_stays(proje
     before = contents(project / "data")
     planted = spoil(photos)
     message = refused(run_stage("ingest", project))
-    assert f"{len(planted)} of {8 + len(planted)} files cannot be used" in message
+    assert f"{len(planted)} of {8 + len(planted)} samples cannot be used" in message
     for name, reason in planted.items():
         line = next(line for line in message.splitlines() if name in line)
         assert reason in line
@@ -218,7 +218,7 @@ def test_many_unusable_files_are_counted(project: Path) -> None:
     with pytest.raises(UserError) as refusal:
         ingest.run()
     message = str(refusal.value)
-    assert "30 of 34 files" in message
+    assert "30 of 34 samples" in message
     assert message.count(".png: not a PNG") == ingest.SHOWN
     assert f"and {30 - ingest.SHOWN} more" in message
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from serving.archive import ArchiveError, build_archive, read_manifest
 from serving.client import KEY_FILE, STATE_FILE, Client, Endpoint, RequestError, read_token
-from serving.inputs.decode import encode_png
+from serving.inputs.image import encode_png
 from serving.inputs.spec import Column, DataSpec, ImageInput, write_json
 from serving.predictor import Predictor
 from serving.server import ServerError, ServerSettings, TorchServe, free_ports, running, stop
