@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from models.params import Model
+from models.params import Family, Model
 from pipeline import quickcheck, schema
 from pipeline.core import params
 from pipeline.core.params import KEYS, UserError, flatten, parse, section
@@ -54,18 +54,23 @@ def refusal(folder: Path, text: str) -> str:
     return str(told.value).replace(str(path), "params.yaml")
 
 
+def keys(kind: type[BaseModel]) -> str:
+    return ", ".join(kind.model_fields)
+
+
+FAMILIES = " or ".join(", ".join(f"'{name}'" for name in get_args(Family)).rsplit(", ", 1))
 WRONG = {  # a section as one line of YAML (the file's second): all of the message
     "model: {widht: 3}": "unknown key 'model.widht'; did you mean 'width'? "
-    "(allowed: family, width, depth, dropout, activation)",
+    f"(allowed: {keys(Model)})",
     "model: {width: 0}": "'model.width' must be at least 1 and at most 4096; found 0",
     "model: {width: 4097}": "'model.width' must be at least 1 and at most 4096; found 4097",
     "model: {dropout: 1}": "'model.dropout' must be at least 0 and below 1; found 1",
     "model: {dropout: .nan}": "'model.dropout' must be at least 0 and below 1; found nan",
     "model: {width: many}": "'model.width' must be a valid integer; found 'many'",
     "model: {width: null}": "'model.width' must be a valid integer; found null",
-    "model: {family: rnn}": "'model.family' must be 'cnn' or 'fnn'; found 'rnn'",
+    "model: {family: svm}": f"'model.family' must be {FAMILIES}; found 'svm'",
     "model: {1: 2}": "'model.1' must be text, as every key is; found 1",
-    "model: [cnn]": "'model' must hold keys with values (allowed: family, width, depth, dropout, activation); "
+    "model: [cnn]": f"'model' must hold keys with values (allowed: {keys(Model)}); "
     "found ['cnn']",
     "model: {width: 1, width: 2}": "'model.width' is given twice",
     "data: {image: {hieght: 3}}": "unknown key 'data.image.hieght'; did you mean 'height'? "
@@ -108,8 +113,8 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "found 11",
     "tune: {space: {train.lr.x: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lr.x': 'train.lr' holds "
     "a value and no keys",
-    "tune: {space: {model.family: {choices: [cnn, rnn]}}}": "tune.space: 'model.family' must be 'cnn' or 'fnn'; "
-    "found 'rnn'",
+    "tune: {space: {model.family: {choices: [cnn, svm]}}}": f"tune.space: 'model.family' must be {FAMILIES}; "
+    "found 'svm'",
     "tune: {space: {prepare.val: {low: 0.1, high: 0.2}}}": "tune.space: 'prepare.val' cannot be tuned; "
     "expected model.<name>, train.<name>",
     "tune: {space: {train: {low: 0.1, high: 0.2}}}": "tune.space: 'train' cannot be tuned; "
