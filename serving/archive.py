@@ -15,10 +15,9 @@ from typing import Any
 from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-PACKAGE = (
-    "__init__.py", "predictor.py",
-    *(f"inputs/{name}.py" for name in ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")),
-)  # what the handler imports, none of MLflow  # fmt: skip
+INPUTS = ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")
+# What the handler imports, none of MLflow.
+PACKAGE = ("__init__.py", "predictor.py", *(f"inputs/{name}.py" for name in INPUTS))
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 

@@ -14,7 +14,7 @@ from pipeline.prepare import SPLITS, Prepare, assign
 from pipeline.transforms import FITS
 from serving.inputs.spec import Transform, read_spec
 from tests.conftest import digits, identities, set_params, write_dataset
-from tests.test_ingest import peak
+from tests.staged import peak
 
 SETTINGS = Prepare()
 SHARES = (1 - SETTINGS.val - SETTINGS.test, SETTINGS.val, SETTINGS.test)
