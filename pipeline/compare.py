@@ -48,7 +48,7 @@ def difference(
 def baseline(labels: np.ndarray, classes: int) -> np.ndarray:
     """Outputs (N, K) of the trivial model that always answers the class frequencies, or the mean of the targets."""
     if labels.ndim == 2:
-        return np.tile(labels.mean(axis=0), (len(labels), 1))
+        return np.tile(labels.mean(axis=0, dtype=np.float64), (len(labels), 1))
     shares = np.bincount(labels, minlength=classes) / len(labels)
     return np.tile(shares.astype(np.float32), (len(labels), 1))
 
