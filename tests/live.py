@@ -15,9 +15,10 @@ import pytest
 from serving.archive import build_archive
 from serving.client import Endpoint
 from serving.inputs.image import encode_png
-from serving.inputs.spec import Column, DataSpec, ImageInput, write_json
+from serving.inputs.spec import write_json
 from serving.predictor import Predictor
 from serving.server import ServerSettings, free_ports
+from tests.conftest import spec_of
 
 VERSION = "20c1a9e0b3f2"
 PIXELS = np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8)
@@ -46,24 +47,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = (torch.zeros(2, 1, 28, 28, dtype=torch.uint8),)
     shapes = ({0: torch.export.Dim("n")},)
     torch.onnx.export(Net().eval(), example, folder / "model.onnx", dynamic_shapes=shapes, verbose=False)
-    write_json(folder / "spec.json", digits_spec())
+    write_json(folder / "spec.json", spec_of((1, 28, 28), "abcdefghij"))
     write_json(folder / "bundle.json", {"version": VERSION})
     (folder / "golden").mkdir()
     (folder / "golden/0.png").write_bytes(PNG)
     return folder
-
-
-def digits_spec() -> DataSpec:
-    column = Column(name="image", role="input", dtype="uint8", shape=(1, 28, 28))
-    classes = tuple("abcdefghij")
-    return DataSpec(
-        modality="image",
-        task="classification",
-        source="test",
-        columns=(column,),
-        classes=classes,
-        image=ImageInput(),
-    )
 
 
 @pytest.fixture(scope="session")
