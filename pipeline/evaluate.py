@@ -76,7 +76,7 @@ def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures: the same files for every task, as `dvc.yaml` names them."""
+    """Write the curves and pictures of the task; `dvc.yaml` names those of a classification."""
     folder.mkdir()
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
