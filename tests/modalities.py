@@ -23,6 +23,17 @@ TABLE = TableInput(
     )
 )
 CHANNELS = ("left", "right")
+TEXTS = (
+    "fine",
+    "7",
+    "naïve café ☕",
+    'a\nline, and "quotes"',
+    "{not JSON",
+    "[deleted]",
+    "\ufeffmarked",
+    "nan",
+    "🎈" * 9,
+)
 
 
 def table_spec(classes: Sequence[str] = (), targets: Sequence[str] = (), *more: Column) -> DataSpec:
@@ -73,6 +84,11 @@ def series_rows(count: int, seed: int, shortest: int = 2, longest: int = 9) -> R
         steps[:-1][draw.random((size - 1, len(CHANNELS))) < 0.2] = np.nan
         rows.append(steps.astype(np.float32))
     return Ragged.of(rows, "<f4", (len(CHANNELS),))
+
+
+def text_rows(texts: Sequence[str]) -> Ragged:
+    """Texts as UTF-8 bytes (T,)."""
+    return Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in texts], "|u1")
 
 
 def write(folder: Path, spec: DataSpec, rows: Any, targets: np.ndarray, **more: np.ndarray) -> Dataset:

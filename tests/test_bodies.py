@@ -12,24 +12,21 @@ from pipeline.bodies import BODIES, requests_for
 from pipeline.core.dataset import Dataset
 from pipeline.transforms import FITS
 from serving.inputs.decode import decoder
-from serving.inputs.ragged import Ragged
 from serving.inputs.spec import Modality
 from serving.inputs.text import decode_text
 from tests.conftest import digits, spec_of
-from tests.modalities import series_rows, series_spec, table_rows, table_spec, text_spec, write
+from tests.modalities import (
+    TEXTS,
+    series_rows,
+    series_spec,
+    table_rows,
+    table_spec,
+    text_rows,
+    text_spec,
+    write,
+)  # fmt: skip
 
 NOWHERE = Path("nowhere")
-TEXTS = (
-    "fine",
-    "7",
-    "naïve café ☕",
-    'a\nline, and "quotes"',
-    "{not JSON",
-    "[deleted]",
-    "\ufeffmarked",
-    "nan",
-    "🎈" * 9,
-)
 
 
 def extreme_rows() -> np.ndarray:
@@ -102,8 +99,7 @@ def test_texts_in_both_forms(text: str) -> None:
 def test_the_test_splits_texts_are_looked_up_where_they_came_in(tmp_path: Path) -> None:
     """The split holds tokens; what is sent is the text, and its tokens are the split's."""
     texts = [f"{text} {number}" for number, text in enumerate(TEXTS * 4)]
-    rows = Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in texts], "|u1")
-    raw = write(tmp_path / "ingest", text_spec("ab"), rows, np.arange(len(texts)) % 2)
+    raw = write(tmp_path / "ingest", text_spec("ab"), text_rows(texts), np.arange(len(texts)) % 2)
     fitted = FITS["text"](raw, np.arange(len(texts)) % 3 > 0, tmp_path)
     chunk = fitted.encode(next(raw.chunks()))
     kept = np.random.default_rng(0).permutation(len(texts))[:10]
