@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.epochlog import read_log
 from pipeline.forecasting import mase
+from pipeline.metrics import Metric
 from pipeline.mistakes import mistakes
 from serving.inputs.spec import DataSpec, Transform, read_json, write_json
 from serving.predictor import Predictor
@@ -32,15 +34,26 @@ class Evaluate(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of every interval.")
 
 
+def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
+    """The metrics of a task; forecasts are held against the naive one's error in training."""
+    known = dict(metrics.BY_TASK[spec.task])
+    if transform.naive_error:
+        known["mase"] = partial(mase, scale=np.array(transform.naive_error))
+    return known
+
+
 def judge(
-    spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, settings: Evaluate, seed: int
+    known: Mapping[str, Metric],
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    settings: Evaluate,
+    seed: int,
+    block: int = 1,
 ) -> dict[str, Any]:
-    """Headline metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
-    weights = metrics.resamples(settings.resamples, len(targets), seed, metrics.block_of(spec))
+    """Metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
+    weights = metrics.resamples(settings.resamples, len(targets), seed, block)
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
-    scale = Transform.model_validate_json((MODEL / "transform.json").read_text()).naive_error
-    known = metrics.BY_TASK[spec.task] | ({"mase": partial(mase, scale=np.array(scale))} if scale else {})
     for name, metric in known.items():
         low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
         report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
@@ -80,7 +93,7 @@ def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures: the same files for every task, as `dvc.yaml` names them."""
+    """Write the curves and pictures of the task; `dvc.yaml` names those of a classification."""
     folder.mkdir()
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
@@ -106,7 +119,8 @@ def run() -> None:
     spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
-    report = judge(spec, targets, outputs, settings, seed)
+    transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
+    report = judge(measures(spec, transform), targets, outputs, settings, seed, metrics.block_of(spec))
     classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)

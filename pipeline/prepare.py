@@ -96,7 +96,7 @@ def merged(groups: np.ndarray, other: np.ndarray) -> np.ndarray:
         joined = groups
         for by in (other, groups):
             _, where = np.unique(by, return_inverse=True)
-            least = np.full(where.max() + 1, len(by), np.int64)
+            least = np.full(where.max() + 1, np.iinfo(np.int64).max)
             np.minimum.at(least, where, joined)
             joined = least[where]
         if np.array_equal(joined, groups):

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -96,7 +96,7 @@ def judge(
     """The verdict on the candidate, its reason, and what was compared."""
     test = Dataset(TEST)
     if settings.metric not in metrics.BY_TASK[test.spec.task]:
-        known = ", ".join(metrics.BY_TASK[test.spec.task])
+        known = ", ".join(name for name in metrics.BY_TASK[test.spec.task] if name in get_args(Metric))
         raise UserError(
             f"promote.metric: '{settings.metric}' is no metric of {test.spec.task}; expected {known}"
         )

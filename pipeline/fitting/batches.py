@@ -48,6 +48,11 @@ class Column:
                 break
 
     @property
+    def on_disk(self) -> bool:
+        """True where the rows are too many to be held."""
+        return isinstance(self._values, np.ndarray)
+
+    @property
     def place(self) -> torch.device:
         """Where the numbers of rows to take should lie."""
         return self._values.device if isinstance(self._values, torch.Tensor) else torch.device("cpu")

@@ -18,6 +18,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "nat", "?"}  # in lower case
 TRUE, FALSE = {"true", "yes", "t", "y", "1", "1.0"}, {"false", "no", "f", "n", "0", "0.0"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = 86_400.0  # seconds
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def is_missing(value: Any) -> bool:
@@ -30,14 +31,14 @@ def is_missing(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """A finite number from a cell.
+    """A finite number of float32's range from a cell.
 
     Raises:
         ValueError: it is not one.
     """
     found = float(value)
-    if not math.isfinite(found):
-        raise ValueError("not finite")
+    if not abs(found) <= LARGEST:
+        raise ValueError("not finite in float32")
     return found
 
 
@@ -87,7 +88,7 @@ def encode(field: TableField, values: Sequence[Any] | np.ndarray) -> tuple[np.nd
         return _codes(field, values), []
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb" and field.kind != "date":
         found = values.astype(np.float64)
-        return found.astype(np.float32), np.flatnonzero(np.isinf(found)).tolist()
+        return found.astype(np.float32), np.flatnonzero(np.abs(found) > LARGEST).tolist()
     parse, wrong = PARSERS[field.kind], []
     out = np.full(len(values), np.nan)
     for row, value in enumerate(values):
