@@ -12,7 +12,7 @@ from pipeline.checks.findings import Facts, Finding
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import flatten
 from pipeline.facts.profiles import ColumnProfile
-from pipeline.gallery import Shown, cell, examples, gallery
+from pipeline.gallery import Shown, cell, examples, gallery, plain
 from pipeline.limits import Levels, Validate
 from pipeline.pages import Bar, bars, histogram, render
 from serving.inputs.spec import DataSpec, TableField
@@ -22,6 +22,7 @@ CHARTED = {
     "table": ("missing cells",),
 }  # fmt: skip
 BINS = 24  # of a small histogram
+EXAMPLES = 6  # of a finding; the report holds more
 TOP = 3  # categories named in the table of columns
 
 
@@ -79,7 +80,7 @@ def words_of(column: ColumnProfile) -> str:
     middle = column.quantiles[len(column.quantiles) // 2]
     shown = [cell(field, value) for value in (column.low, middle, column.high)]
     said = f"{shown[0]} to {shown[2]}, median {shown[1]}"
-    return said if column.kind == "date" else f"{said}, mean {column.mean:.4g} ± {column.deviation:.3g}"
+    return said if column.kind == "date" else f"{said}, mean {plain(column.mean)} ± {plain(column.deviation)}"
 
 
 def table_rows(facts: Facts) -> list[Row]:
@@ -104,7 +105,8 @@ def figures(finding: Finding, dataset: Dataset, facts: Facts | None) -> list[Sho
     if facts is None:
         return []
     classes, found = facts.spec.classes, []
-    for example in finding.examples:
+    shown = finding.examples if dataset.spec.modality == "image" else finding.examples[:EXAMPLES]
+    for example in shown:
         said = []
         for row, origin in zip(example.rows, example.origins, strict=True):
             learnt = (
@@ -119,10 +121,8 @@ def limit_rows(limits: Validate) -> list[tuple[str, str, Any]]:
     """Name, meaning and value of every limit."""
     meant = {name: field.description or "" for name, field in Validate.model_fields.items()}
     meant |= {f"levels.{name}": field.description or "" for name, field in Levels.model_fields.items()}
-    return [
-        (name, meant[name], str(value).lower() if isinstance(value, bool) else value)
-        for name, value in flatten(limits.model_dump()).items()
-    ]
+    values = flatten(limits.model_dump()).items()
+    return [(name, meant[name], str(v).lower() if isinstance(v, bool) else v) for name, v in values]
 
 
 def tiles(report: Report, facts: Facts) -> dict[str, str]:
@@ -139,21 +139,24 @@ def tiles(report: Report, facts: Facts) -> dict[str, str]:
     for name, unit in (("length", "steps"), ("words", "words")):
         if name in facts.measures:
             found[f"median {unit}"] = f"{np.median(facts.measures[name]):.0f}"
-    found["distinct, copies grouped"] = f"{report.statistics['copies']['groups']:,.0f}"
+    copies = report.statistics["copies"]
+    found["distinct, copies grouped"] = f"{copies['groups']:,.0f}"
+    if copies["largest group"] > 1:
+        found["most copies of one sample"] = f"{copies['largest group']:,.0f}"
     return found
 
 
 def page(dataset: Dataset, limits: Validate, report: Report, facts: Facts | None) -> str:
     """The HTML page of a report."""
-    charted = CHARTED[dataset.spec.modality]
+    measures = {name: facts.measures[name] for name in CHARTED[dataset.spec.modality]} if facts else {}
+    targets = {name: facts.targets[:, at] for at, name in enumerate(report.spec.targets)} if facts else {}
     return render(
         "validate.html.j2", report=report, limits=limit_rows(limits), compared=report.compared,
         tiles=tiles(report, facts) if facts else {},
         findings=[(finding, figures(finding, dataset, facts)) for finding in report.findings],
         counts=bars({name: float(count) for name, count in report.counts.items()}),
-        targets={name: histogram(facts.targets[:, at]) for at, name in enumerate(report.spec.targets)} if facts else {},
+        targets={name: histogram(values) for name, values in targets.items()},
         parts=list(gallery(dataset, facts)) if facts else [],
-        charts={name: histogram(facts.measures[name]) for name in charted if np.ptp(facts.measures[name])} if facts else {},
-        statistics={name: values for name, values in report.statistics.items() if name in ("copies", *charted)},
+        charts={name: histogram(values) for name, values in measures.items() if np.ptp(values)},
         columns=table_rows(facts) if facts else [],
     )  # fmt: skip

@@ -72,6 +72,17 @@ def excerpt(text: str, most: int = EXCERPT) -> str:
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def plain(value: float | None) -> str:
+    """A number for the eye: four digits, and no powers of ten where there are few.
+
+    >>> plain(23090.4), plain(0.123456), plain(1234567890.0)
+    ('23,090', '0.1235', '1.235e+09')
+    """
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
 def cell(field: TableField, value: float) -> str:
     """A value of a table as it was meant: a number, a date, yes or no, the name of a category."""
     if field.kind == "category":
@@ -82,7 +93,7 @@ def cell(field: TableField, value: float) -> str:
         return str(DAYS + np.timedelta64(int(value), "D"))
     if field.kind == "boolean":
         return "yes" if value else "no"
-    return f"{value:g}"
+    return plain(value)
 
 
 def sample(dataset: Dataset, row: int, caption: str = "") -> Shown:

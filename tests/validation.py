@@ -1,4 +1,4 @@
-"""What the tests of `validate` share: data sets of every modality, clean until a fault is planted, and their findings."""
+"""What the tests of `validate` share: data of every modality, clean until a fault is planted, and its findings."""
 
 from __future__ import annotations
 
@@ -80,13 +80,25 @@ def clean_images(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return drawings(count), np.arange(count) % 2
 
 
-def images(
+def image_data(
     folder: Path, rows: np.ndarray, labels: np.ndarray, classes: Sequence[str] = ("a", "b")
 ) -> Dataset:
     channels, height, width = rows.shape[1:]
     size = ImageInput.model_validate({"channels": channels, "height": height, "width": width})
     column = image_columns(rows.shape[1:])[0]
     return save(folder, "image", column, rows, labels.astype(np.int64), classes=tuple(classes), image=size)
+
+
+def brighter(image: np.ndarray) -> np.ndarray:
+    return image + 30
+
+
+def fainter(image: np.ndarray) -> np.ndarray:
+    return (image * 0.7).astype(np.uint8)
+
+
+def copied(images: np.ndarray, labels: np.ndarray) -> None:
+    images[7] = images[5]
 
 
 # Tables
@@ -116,7 +128,7 @@ def labels_of(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, 1]).integers(0, 2, count)
 
 
-def table(
+def table_data(
     folder: Path, rows: np.ndarray, target: np.ndarray, fields: Sequence[TableField] = FIELDS, **spec: object
 ) -> Dataset:
     numbers = [field for field in fields if field.kind != "category"]
@@ -137,7 +149,7 @@ def clean_series(count: int = 60, seed: int = 0) -> list[np.ndarray]:
     ]
 
 
-def series(folder: Path, rows: Sequence[np.ndarray], target: np.ndarray, **spec: object) -> Dataset:
+def series_data(folder: Path, rows: Sequence[np.ndarray], target: np.ndarray, **spec: object) -> Dataset:
     channels = rows[0].shape[1]
     names = tuple("xyzuvw"[:channels])
     column = Column(name="series", role="input", dtype="<f4", shape=(channels,), ragged=True)
@@ -159,7 +171,7 @@ def clean_texts(count: int = 60, seed: int = 0) -> list[str]:
     ]
 
 
-def texts(folder: Path, rows: Sequence[str], target: np.ndarray, **spec: object) -> Dataset:
+def text_data(folder: Path, rows: Sequence[str], target: np.ndarray, **spec: object) -> Dataset:
     column = Column(name="text", role="input", dtype="|u1", ragged=True)
     ragged = Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in rows], "|u1")
     return save(folder, "text", column, ragged, target, text=TextInput(), **spec)

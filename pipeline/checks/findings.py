@@ -150,10 +150,20 @@ def robust_scores(values: np.ndarray, floor: float = 1.0) -> np.ndarray:
 
 
 def unusual(
-    name: str, facts: Facts, limits: Validate, rows: np.ndarray, values: np.ndarray, unit: float
+    name: str,
+    facts: Facts,
+    limits: Validate,
+    rows: np.ndarray,
+    values: np.ndarray,
+    unit: float,
+    ratio: bool = False,
 ) -> Iterator[Finding]:
-    """Of some `rows` (n,) those whose values (n,) are far from what is usual; `unit` is the least deviation."""
-    scores = robust_scores(values, unit) if len(rows) else np.zeros(0)
+    """Of some `rows` (n,) those whose values (n,) are far from what is usual, or so many times it (`ratio`).
+
+    `unit` is the least deviation, of the values or of their logarithms to base 2.
+    """
+    compared = np.log2(values.clip(1)) if ratio else values
+    scores = robust_scores(compared, unit) if len(rows) else np.zeros(0)
     order = np.argsort(-np.abs(scores), kind="stable")
     order = order[np.abs(scores[order]) > limits.outlier_score]
     examples = (

@@ -66,8 +66,7 @@ def flat(facts: Facts, limits: Validate) -> Iterator[Finding]:
 def outliers(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """Series far longer or shorter than the others, by the ratio, and those with values far from the others'."""
     rows = np.arange(len(facts.labels))
-    scores = np.log2(facts.measures["length"])
-    yield from unusual("length (log2)", facts, limits, rows, scores, 0.1)
+    yield from unusual("length", facts, limits, rows, facts.measures["length"], 0.1, ratio=True)
     for name in channels(facts):
         values = facts.measures[f"{name} {MEAN}"]
         there = np.flatnonzero(~np.isnan(values))

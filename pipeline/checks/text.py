@@ -42,9 +42,8 @@ def boilerplate(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 def outliers(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """Texts far longer or shorter than the others, by the ratio."""
-    rows = np.arange(len(facts.labels))
-    sizes = np.log2(facts.measures["characters"].clip(1))
-    yield from unusual("length (log2)", facts, limits, rows, sizes, 0.1)
+    rows, sizes = np.arange(len(facts.labels)), facts.measures["characters"]
+    yield from unusual("length", facts, limits, rows, sizes, 0.1, ratio=True)
 
 
 TEXTS: tuple[Check, ...] = (short, damaged, boilerplate, outliers)
