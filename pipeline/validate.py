@@ -41,7 +41,8 @@ def measure(dataset: Dataset, limits: Validate, name: str, kept: Path) -> Facts:
     targets = np.zeros((total, 0), np.float32) if classified else dataset.targets
     tell, columns, measures = Teller(labels, targets, len(spec.classes)), [], {}
     for each in MEASURES[spec.modality](dataset):
-        columns.append(profile_of(each, "column" if each.own else "measure", tell(each)))
+        alone = tell(each) if each.own or spec.table is None else None
+        columns.append(profile_of(each, "column" if each.own else "measure", alone))
         if not each.own:
             measures[each.name] = each.values
     profile = gather(name, dataset, columns)

@@ -146,9 +146,12 @@ def leakage(facts: Facts, limits: Validate) -> Iterator[Finding]:
     if telling:
         names = ", ".join(f"'{name}' ({scores[name]:.3f})" for name in telling[:8])
         how = "AUC" if facts.spec.task == "classification" else "R2 of ranks"
+        named = (
+            "if not, name them in data.drop" if facts.spec.table else "if not, take them out of the raw data"
+        )
         message = (
-            f"columns that tell the target nearly alone ({how}): {names}; less than {limits.leak_score:g} is "
-            "usual; would they be known when the model is asked? if not, name them in data.drop"
+            f"columns or measures that tell the target nearly alone ({how}): {names}; less than "
+            f"{limits.leak_score:g} is usual; would they be known when the model is asked? {named}"
         )
         yield from judged(
             limits.levels.leakage, "leakage", message, count=len(telling), value=scores[telling[0]],
