@@ -149,7 +149,10 @@ def tiles(report: Report, facts: Facts) -> dict[str, str]:
 def page(dataset: Dataset, limits: Validate, report: Report, facts: Facts | None) -> str:
     """The HTML page of a report."""
     measures = {name: facts.measures[name] for name in CHARTED[dataset.spec.modality]} if facts else {}
-    targets = {name: facts.targets[:, at] for at, name in enumerate(report.spec.targets)} if facts else {}
+    named = list(enumerate(report.spec.targets))[
+        :: (report.spec.series.horizon or 1) if report.spec.series else 1
+    ]
+    targets = {name: facts.targets[:, at] for at, name in named} if facts else {}
     return render(
         "validate.html.j2", report=report, limits=limit_rows(limits), compared=report.compared,
         tiles=tiles(report, facts) if facts else {},

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from pipeline import metrics, plots, regression, tracking
+from pipeline import anomaly, forecasting, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.epochlog import read_log
+from pipeline.forecasting import mase
 from pipeline.mistakes import mistakes
-from serving.inputs.spec import DataSpec, Task, read_json, write_json
+from serving.inputs.spec import DataSpec, Transform, read_json, write_json
 from serving.predictor import Predictor
 
 MODEL = DATA / "train"
@@ -31,13 +33,15 @@ class Evaluate(Section):
 
 
 def judge(
-    kind: Task, targets: np.ndarray, outputs: np.ndarray, settings: Evaluate, seed: int
+    spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, settings: Evaluate, seed: int
 ) -> dict[str, Any]:
     """Headline metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
-    weights = metrics.resamples(settings.resamples, len(targets), seed)
+    weights = metrics.resamples(settings.resamples, len(targets), seed, metrics.block_of(spec))
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
-    for name, metric in metrics.BY_TASK[kind].items():
+    scale = Transform.model_validate_json((MODEL / "transform.json").read_text()).naive_error
+    known = metrics.BY_TASK[spec.task] | ({"mase": partial(mase, scale=np.array(scale))} if scale else {})
+    for name, metric in known.items():
         low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
         report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
     return report
@@ -81,6 +85,13 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
+        if spec.series and spec.series.horizon:
+            forecasting.draw(Dataset(TEST), targets, outputs, folder)
+        return
+    if spec.task == "anomaly":
+        anomaly.draw(targets, outputs, folder)
+        scores = 1 - 0.5 ** outputs[:, :1]  # 0 to 1, and a half at the alarm
+        plots.curves(targets, np.hstack([1 - scores, scores]), spec.classes, folder)
         return
     plots.confusion_matrix(targets, outputs, spec.classes, folder)
     plots.curves(targets, outputs, spec.classes, folder)
@@ -95,8 +106,8 @@ def run() -> None:
     spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
-    report = judge(spec.task, targets, outputs, settings, seed)
-    classes = by_class(targets, outputs, spec.classes) if spec.classes else {}
+    report = judge(spec, targets, outputs, settings, seed)
+    classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)
         write_json(folder / "metrics.json", {**report, "samples": len(targets), "classes": classes})

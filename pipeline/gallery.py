@@ -154,7 +154,7 @@ def gallery(dataset: Dataset, facts: Facts) -> Iterator[tuple[str, int, list[Sho
 
 def parts(facts: Facts) -> Iterator[tuple[str, np.ndarray]]:
     """Name and rows of each class that has any, or of the thirds of a regression's first target."""
-    if facts.spec.task == "classification":
+    if facts.spec.classes:
         for label, name in enumerate(facts.spec.classes[:PICTURED]):
             if len(rows := np.flatnonzero(facts.labels == label)):
                 yield name, rows

@@ -131,13 +131,18 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
         if straddling := _straddling(groups, split):
             print(f"prepare: {straddling} groups of copies lie in several of the given splits")
     elif (column := dataset.spec.role("time")) is not None:
-        split = by_time(np.array(dataset.column(column.name)), groups, settings)
+        times = np.array(dataset.column(column.name))
+        if (begin := dataset.spec.role("begin")) is None:
+            split = by_time(times, groups, settings)
+        else:  # windows overlap and repeat themselves: time alone decides
+            split = by_time(times, np.arange(len(times)), settings)
+            split = apart(split, np.array(dataset.column(begin.name)), times)
     else:
-        classified = dataset.spec.task == "classification"
-        labels = dataset.targets if classified else np.zeros(len(dataset), np.int64)
+        labels = dataset.targets if dataset.spec.classes else np.zeros(len(dataset), np.int64)
         ids = np.array(dataset.column("id"))
-        return assign(ids, labels, groups, settings, seed, dataset.spec.classes)
-    counts = np.bincount(split, minlength=len(SPLITS))
+        split = assign(ids, labels, groups, settings, seed, dataset.spec.classes)
+        return judged_alone(split, ids, labels, seed) if dataset.spec.task == "anomaly" else split
+    counts = np.bincount(split, minlength=len(SPLITS))[: len(SPLITS)]
     if not counts.all():
         empty = ", ".join(name for name, count in zip(SPLITS, counts, strict=True) if not count)
         raise UserError(
@@ -152,6 +157,22 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
     return split
 
 
+def apart(split: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The split without samples, now 3, whose targets begin before those of an earlier split have ended."""
+    split = split.copy()
+    for number in (1, 2):
+        edge = end[split < number].max(initial=-np.inf)
+        split[(split == number) & (begin <= edge)] = len(SPLITS)
+    return split
+
+
+def judged_alone(split: np.ndarray, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The split with no anomaly in training: those that fell there are shared out between val and test."""
+    moved = np.flatnonzero((split == 0) & (labels == 1))
+    split[moved] = [1 + (position(bytes(identity), seed + 1) < 0.5) for identity in ids[moved]]
+    return split
+
+
 def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
     """How many groups have samples in several splits."""
     pairs = np.unique(np.stack([groups, split.astype(np.int64)]), axis=1)
@@ -160,7 +181,7 @@ def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
 
 def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
     """Fit on train, then write the transform and one data set folder a split."""
-    (folder / "transform").mkdir()
+    (folder / "transform").mkdir(parents=True)
     fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform")
     write_json(folder / "transform" / "transform.json", fitted.transform)
     writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
@@ -183,7 +204,7 @@ def run() -> None:
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
         write_splits(dataset, split, folder)
-    counts = np.bincount(split, minlength=3)
+    counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")
 

@@ -17,6 +17,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name, Seed
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.forecasting import naive
 from pipeline.report import write_report
 from serving.inputs.spec import read_json, read_spec, write_json
 from serving.inputs.text import TOKENIZER
@@ -78,7 +79,9 @@ def against_champion(
                 None,
             )
         parts = [predictor.outputs(rows) for rows in Dataset(TEST).input_chunks()]
-    found = difference(settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence)
+    found = difference(
+        own.task, settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence
+    )
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
 
 
@@ -99,9 +102,10 @@ def judge(
         )
     labels = test.targets
     mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
-    weights = metrics.resamples(settings.resamples, len(labels), seed)
-    trivial = baseline(labels, mine.shape[1])
-    floor = difference(settings.metric, weights, labels, mine, trivial, settings.confidence)
+    weights = metrics.resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
+    forecast = test.spec.series is not None and test.spec.series.horizon > 0
+    trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
+    floor = difference(test.spec.task, settings.metric, weights, labels, mine, trivial, settings.confidence)
     compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
     verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)
     if champion is None or verdict != "promoted":

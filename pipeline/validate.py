@@ -36,9 +36,8 @@ FAILED = DATA / "validate.failed"  # the page of data that was refused; the earl
 def measure(dataset: Dataset, limits: Validate, name: str, kept: Path) -> Facts:
     """Measure every sample, in chunks, look for copies, and compare with what was accepted last (`kept`)."""
     spec, total = dataset.spec, len(dataset)
-    classified = spec.task == "classification"
-    labels = dataset.targets if classified else np.zeros(total, np.int64)
-    targets = np.zeros((total, 0), np.float32) if classified else dataset.targets
+    labels = dataset.targets if spec.task != "regression" else np.zeros(total, np.int64)
+    targets = np.zeros((total, 0), np.float32) if spec.task != "regression" else dataset.targets
     tell, columns, measures = Teller(labels, targets, len(spec.classes)), [], {}
     for each in MEASURES[spec.modality](dataset):
         alone = tell(each) if each.own or spec.table is None else None
@@ -51,7 +50,7 @@ def measure(dataset: Dataset, limits: Validate, name: str, kept: Path) -> Facts:
         spec, labels, targets, measures, profile, found, earlier,
         shifts=shifts(earlier, profile) if earlier else {},
         phrase=common_phrase(dataset, np.unique(found.exact)) if spec.modality == "text" else None,
-        suspects=suspects(dataset, labels, found.groups) if limits.label_errors and classified else None,
+        suspects=suspects(dataset, labels, found.groups) if limits.label_errors and spec.classes else None,
     )  # fmt: skip
 
 

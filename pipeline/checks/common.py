@@ -33,8 +33,8 @@ def few_classes(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 
 def imbalance(facts: Facts, limits: Validate) -> Iterator[Finding]:
-    """The largest class against the smallest that has any sample."""
-    if not facts.spec.classes:
+    """The largest class against the smallest that has any sample; anomalies are meant to be rare."""
+    if facts.spec.task != "classification":
         return
     counts = facts.counts
     most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
@@ -145,7 +145,7 @@ def leakage(facts: Facts, limits: Validate) -> Iterator[Finding]:
     telling = sorted((name for name in scores if scores[name] >= limits.leak_score), key=lambda n: -scores[n])
     if telling:
         names = ", ".join(f"'{name}' ({scores[name]:.3f})" for name in telling[:8])
-        how = "AUC" if facts.spec.task == "classification" else "R2 of ranks"
+        how = "AUC" if facts.spec.classes else "R2 of ranks"
         named = (
             "if not, name them in data.drop" if facts.spec.table else "if not, take them out of the raw data"
         )
@@ -175,8 +175,12 @@ def labels(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 
 def targets(facts: Facts, limits: Validate) -> Iterator[Finding]:
-    """Targets of a regression: one value for all, one for many, values far from the others."""
-    for at in range(facts.targets.shape[1]):
+    """Targets of a regression: one value for all, one for many, values far from the others.
+
+    Of a forecast only the first step of each channel, as the others are the same values later.
+    """
+    horizon = facts.spec.series.horizon if facts.spec.series else 0
+    for at in range(0, facts.targets.shape[1], horizon or 1):
         name, values = facts.spec.targets[at], facts.targets[:, at].astype(np.float64)
         held, counts = np.unique(values, return_counts=True)
         if len(held) < 2:

@@ -22,7 +22,7 @@ def typed(spec: DataSpec) -> dict[str, str]:
         found = {field.name: field.kind for field in spec.table.fields}
     if spec.series is not None:
         found = dict.fromkeys(spec.series.channels, "number")
-    learnt = spec.targets if spec.task == "regression" else ()
+    learnt = () if spec.classes else spec.targets
     return found | dict.fromkeys(learnt, "target")
 
 

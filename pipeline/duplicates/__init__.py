@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.dataset import Dataset
 from pipeline.duplicates import images, series, tables, texts
-from pipeline.duplicates.search import Duplicates
+from pipeline.duplicates.search import Duplicates, exact_only, exact_rows
 
 if TYPE_CHECKING:
     from pipeline.limits import Validate
@@ -25,7 +25,9 @@ def of_tables(dataset: Dataset, limits: Validate) -> Duplicates:
 
 
 def of_series(dataset: Dataset, limits: Validate) -> Duplicates:
-    """Series of nearly the same course, level and length."""
+    """Series of nearly the same course, level and length; windows of one series overlap and are no copies."""
+    if dataset.has("begin"):
+        return exact_only(exact_rows(dataset))
     least, most = limits.near_series, limits.max_compared
     return series.find_duplicates(dataset, least, most, limits.max_candidates)
 

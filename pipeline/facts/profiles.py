@@ -123,7 +123,7 @@ def profile_of(measure: Measure, role: Role, alone: float | None = None) -> Colu
 def target_profiles(dataset: Dataset) -> list[ColumnProfile]:
     """The profiles of what is learnt: the classes, or every target of a regression."""
     spec, targets = dataset.spec, dataset.targets
-    if spec.task == "classification":
+    if spec.classes:
         label = Measure(spec.target.name, targets.astype(np.float32) + 1, "category", spec.classes)
         return [profile_of(label, "target")]
     return [profile_of(Measure(name, targets[:, at]), "target") for at, name in enumerate(spec.targets)]

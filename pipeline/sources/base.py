@@ -13,7 +13,18 @@ from serving.inputs.ragged import Rows
 from serving.inputs.spec import DataSpec, ImageInput, Kind, TextInput
 
 Name = Literal[
-    "mnist", "images", "table", "loanapp", "diamonds", "series", "vowels", "plaid", "text", "reviews"
+    "mnist",
+    "images",
+    "table",
+    "loanapp",
+    "diamonds",
+    "series",
+    "vowels",
+    "plaid",
+    "text",
+    "reviews",
+    "forecast",
+    "ecg",
 ]
 
 
@@ -22,8 +33,8 @@ class Data(Section):
 
     source: Name = Field(
         "mnist",
-        description="Your own files, below path: 'images', 'table', 'series' or 'text'. Packaged: 'mnist' (digits), "
-        "'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'reviews' (text).",
+        description="Your own files, below path: 'images', 'table', 'series', 'forecast' or 'text'. Packaged: 'mnist' "
+        "(digits), 'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'ecg' (forecast), 'reviews' (text).",
     )
     path: str = Field(
         "data/raw",
@@ -34,18 +45,29 @@ class Data(Section):
     target: tuple[str, ...] = Field(
         (), description="Columns to learn, of tables, series and texts; empty takes the last column."
     )
-    task: Literal["auto", "classification", "regression"] = Field(
+    task: Literal["auto", "classification", "regression", "anomaly"] = Field(
         "auto",
-        description="'auto': regression where every target is a number of more than 20 different values.",
+        description="'auto': regression where every target is a number of more than 20 different values; 'anomaly': "
+        "learn what is normal.",
     )
+    normal: tuple[str, ...] = Field((), description="For task 'anomaly': the classes that are normal.")
     drop: tuple[str, ...] = Field((), description="Columns that the model must not see.")
     kinds: dict[str, Kind] = Field(
         default_factory=dict, description="What columns of a table hold, where it should not be inferred."
     )
     group: str = Field("", description="Column whose rows of one value stay in one split.")
-    time: str = Field("", description="Column by which the split goes: the latest rows are the test.")
+    time: str = Field(
+        "",
+        description="Column by which the split goes: the latest rows are the test. Of a long table of series: the "
+        "column that orders the steps of each; empty keeps the order of the file.",
+    )
     split: str = Field("", description="Column that names each row's split: train, val or test.")
     series_id: str = Field("id", description="Column of a long table of series that names the series.")
+    window: int = Field(64, ge=2, le=100_000, description="Steps that a forecast is made from.")
+    horizon: int = Field(0, ge=0, le=10_000, description="Steps that are forecast, for 'forecast' and 'ecg'.")
+    stride: int = Field(1, ge=1, le=100_000, description="Steps from one window to the next.")
+    max_steps: int = Field(4096, ge=2, le=100_000, description="Series with more steps are refused.")
+    text_column: str = Field("text", min_length=1, description="Column that holds the texts.")
     max_categories: int = Field(
         1000, ge=2, le=1_000_000, description="Categories of a column at most; rarer ones are taken together."
     )

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 Modality = Literal["image", "table", "series", "text"]
-Task = Literal["classification", "regression"]
-Role = Literal["input", "target", "id", "group", "split", "time"]
+Task = Literal["classification", "regression", "anomaly"]
+Role = Literal["input", "target", "id", "group", "split", "time", "begin"]
 Kind = Literal["number", "boolean", "date", "category"]
 
 
@@ -62,6 +62,8 @@ class SeriesInput(BaseModel, extra="forbid", frozen=True):
     channels: tuple[str, ...]
     min_steps: int = Field(2, ge=1, description="Series with fewer steps are refused.")
     max_steps: int = Field(4096, ge=2, description="Series with more steps are refused.")
+    horizon: int = Field(0, ge=0, description="Steps that are forecast; 0 where it is no forecast.")
+    forecasts: tuple[str, ...] = Field((), description="Channels that are forecast.")
 
 
 class TextInput(BaseModel, extra="forbid", frozen=True):
@@ -118,8 +120,8 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model's outputs are, by name: the classes, or the targets of a regression."""
-        return self.classes if self.task == "classification" else self.targets
+        """What the model's outputs are, by name: classes, targets, or the score that an embedding follows."""
+        return {"classification": self.classes, "regression": self.targets, "anomaly": ("score",)}[self.task]
 
     @property
     def takes(self) -> BaseModel:
@@ -133,6 +135,7 @@ class Transform(BaseModel, extra="forbid", frozen=True):
 
     `(x - mean) / std` for each channel of images (on the 0..255 scale) or series and each number of a table; for
     each category of a table whether a code (from 0) occurs in training; the same scaling of regression targets;
+    of forecasts the mean absolute error of the naive one for each target (in no graph);
     the number of known tokens of a text.
     """
 
@@ -141,6 +144,7 @@ class Transform(BaseModel, extra="forbid", frozen=True):
     known: tuple[tuple[bool, ...], ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    naive_error: tuple[float, ...] = ()
     tokens: int = 0
 
 
