@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,16 @@ def table_rows(facts: Facts) -> list[Row]:
     return found
 
 
+def some_of(names: Iterable[str], most: int = 3) -> str:
+    """Names with commas between, the first of them if they are many.
+
+    >>> some_of("abcde")
+    'a, b, c and 2 more'
+    """
+    all_ = list(names)
+    return ", ".join(all_[:most]) + (f" and {len(all_) - most} more" if len(all_) > most else "")
+
+
 def figures(finding: Finding, dataset: Dataset, facts: Facts | None) -> list[Shown]:
     """The examples of a finding, shown; none where the schema is broken."""
     if facts is None:
@@ -109,9 +120,7 @@ def figures(finding: Finding, dataset: Dataset, facts: Facts | None) -> list[Sho
     for example in shown:
         said = []
         for row, origin in zip(example.rows, example.origins, strict=True):
-            learnt = (
-                classes[facts.labels[row]] if classes else ", ".join(f"{v:g}" for v in facts.targets[row])
-            )
+            learnt = classes[facts.labels[row]] if classes else some_of(map(plain, facts.targets[row]))
             said.append(f"{origin} ({learnt})")
         found += list(examples(example.rows, said, example.note, dataset))
     return found
@@ -129,7 +138,7 @@ def tiles(report: Report, facts: Facts) -> dict[str, str]:
     """The few numbers that stand first."""
     spec = report.spec
     found = {"samples": f"{report.samples:,}"}
-    found |= {"classes": f"{len(spec.classes)}"} if spec.classes else {"targets": ", ".join(spec.targets)}
+    found |= {"classes": f"{len(spec.classes)}"} if spec.classes else {"targets": some_of(spec.targets)}
     if spec.table is not None:
         found["columns"] = str(len(spec.table.fields))
     elif spec.series is not None:

@@ -15,7 +15,7 @@ from pipeline.pages import TILE, Picture, sheet
 from serving.inputs.spec import TableField
 
 PICTURED = 20  # classes shown with samples; every class is counted
-SAMPLES = {"image": 12, "series": 4, "text": 3, "table": 3}  # of a class
+SAMPLES = {"image": 12, "series": 3, "text": 3, "table": 3}  # of a class
 STEPS = 200  # points of a line on a page at most
 CHANNELS = 6  # channels drawn at most
 EXCERPT = 240  # characters

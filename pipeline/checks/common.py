@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.checks.findings import EXAMPLES, Check, Example, Facts, Finding, judged, share, some, unusual
+from pipeline.checks.findings import (
+    EXAMPLES,
+    Check,
+    Example,
+    Facts,
+    Finding,
+    breadth,
+    judged,
+    share,
+    some,
+    unusual,
+)
 
 if TYPE_CHECKING:
     from pipeline.limits import Validate
@@ -197,7 +208,7 @@ def targets(facts: Facts, limits: Validate) -> Iterator[Finding]:
                 limit=limits.warn_ties, examples=some(rows),
             )  # fmt: skip
         rows = np.arange(len(values))
-        yield from unusual(f"target {name}", facts, limits, rows, values, 1e-12)
+        yield from unusual(f"target {name}", facts, limits, rows, values, breadth(values) or 1e-12)
 
 
 COMMON: tuple[Check, ...] = (

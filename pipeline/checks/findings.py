@@ -149,6 +149,15 @@ def robust_scores(values: np.ndarray, floor: float = 1.0) -> np.ndarray:
     return scores
 
 
+def breadth(values: np.ndarray) -> float:
+    """The standard deviation that the middle 95 % of the values (n,) would have if they were normal.
+
+    Of several heaps of values, or of heavy tails, MAD may tell far less; what is common is no outlier.
+    """
+    low = np.quantile(values, 0.025, method="higher")
+    return float(np.quantile(values, 0.975, method="lower") - low) / 3.92
+
+
 def unusual(
     name: str,
     facts: Facts,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.checks.findings import Check, Facts, Finding, listed, share, some, unusual
+from pipeline.checks.findings import Check, Facts, Finding, breadth, listed, share, some, unusual
 from pipeline.facts.measures import SERIES
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def outliers(facts: Facts, limits: Validate) -> Iterator[Finding]:
         values = facts.measures[f"{name} {MEAN}"]
         there = np.flatnonzero(~np.isnan(values))
         if len(there):
-            yield from unusual(f"{name} {MEAN}", facts, limits, there, values[there], 1e-12)
+            yield from unusual(
+                f"{name} {MEAN}", facts, limits, there, values[there], breadth(values[there]) or 1e-12
+            )
 
 
 SERIES_CHECKS: tuple[Check, ...] = (missing, constant_channels, flat, outliers)

