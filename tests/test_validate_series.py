@@ -100,7 +100,7 @@ CHANGED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], bool]] = {
     "a step missing": (lambda row: np.where(np.arange(len(row))[:, None] == 20, np.nan, row), False),
     "doubled": (lambda row: row * 2, False),
     "raised": (lambda row: row + 5, False),
-    "longer": (lambda row: row.repeat(2, axis=0), False),
+    "slower": (lambda row: resampled(Ragged.of([row], "<f4", (2,)), 10 * len(row) - 9)[0], False),
     "reversed": (lambda row: row[::-1], False),
 }
 
@@ -115,6 +115,13 @@ def test_only_what_has_the_course_level_and_length_of_a_series_is_its_copy(
     _, facts = examined(series_data(tmp_path, rows + changed, labels_of(80)), max_near_duplicates=1.0)
     joined = (facts.duplicates.groups[40:] == np.arange(40)).mean()
     assert joined == 1 if same else joined < 0.5
+
+
+def test_a_common_level_apart_from_the_others_is_no_outlier(tmp_path: Path) -> None:
+    rows = clean_series(100)
+    for row in rows[:10]:
+        row += 1e4
+    assert found(tmp_path, rows) == {}
 
 
 def test_series_beyond_the_limit_are_not_compared(tmp_path: Path) -> None:
