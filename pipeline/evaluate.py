@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline import anomaly, forecasting, metrics, plots, regression, tracking
+from pipeline import anomaly, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
@@ -99,7 +99,7 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
         if spec.series and spec.series.horizon:
-            forecasting.draw(Dataset(TEST), targets, outputs, folder)
+            plots.forecasts(Dataset(TEST), targets, outputs, folder)
         return
     if spec.task == "anomaly":
         anomaly.draw(targets, outputs, folder)

@@ -10,12 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline import metrics
+from pipeline.core.dataset import Dataset
 from pipeline.core.ranking import counts_above
 from pipeline.core.tables import write_csv
 from serving.inputs.spec import Task
 
 mpl.use("agg")
 SCORE = {"classification": "accuracy", "regression": "R2", "anomaly": "ROC-AUC"}
+WINDOWS = 12  # forecasts shown
 POINTS = 200  # a curve is thinned to about so many points
 
 
@@ -107,3 +109,23 @@ def learning_curves(rows: list[dict[str, float]], task: Task, path: Path) -> Non
     right = figure.add_subplot(1, 2, 2, title=f"Validation {SCORE[task]}", xlabel="epoch")
     right.plot(epochs, [row["val_score"] for row in rows], marker=".")
     figure.savefig(path, dpi=100)
+
+
+def forecasts(dataset: Dataset, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
+    """Write `forecasts.png`: windows, what followed, and what was forecast, of the first channel."""
+    series = dataset.spec.series
+    assert series is not None
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure.suptitle(f"Forecasts of {series.forecasts[0]} (test)")
+    channel, horizon = series.channels.index(series.forecasts[0]), series.horizon
+    for place, at in enumerate(np.linspace(0, len(dataset) - 1, min(WINDOWS, len(dataset))).astype(int)):
+        axes = figure.add_subplot(3, 4, place + 1)
+        steps = dataset.inputs[int(at)][:, channel]
+        after = np.arange(len(steps), len(steps) + horizon)
+        axes.plot(steps, color="grey", linewidth=0.8)
+        axes.plot(after, targets[at, :horizon], color="black", linewidth=1.2, label="true")
+        axes.plot(after, outputs[at, :horizon], color="tab:red", linewidth=1.2, label="forecast")
+        axes.tick_params(labelsize=6)
+        if not place:
+            axes.legend(fontsize=6)
+    figure.savefig(folder / "forecasts.png", dpi=100)

@@ -11,11 +11,14 @@ import pytest
 from tests.code import FIRST_PARTY, ROOT, called, closure, imported, importers, sources, tree
 
 HEAVY = ("torch", "pandas", "sklearn", "mlflow", "optuna", "pytorch_lightning", "matplotlib")
+# Suspecting wrong labels takes a trained model, and a parameter that is off; only then its functions import one.
+ON_DEMAND = {"pipeline/facts/labels.py"}
 
 
 @pytest.mark.parametrize("stage", ["ingest", "validate", "prepare"])
 def test_a_stage_that_moves_tables_loads_no_heavy_library(stage: str) -> None:
-    static = {name.partition(".")[0] for file in closure(stage) for name in imported(file)}
+    files = closure(stage) - ON_DEMAND
+    static = {name.partition(".")[0] for file in files for name in imported(file)}
     assert static & set(HEAVY) == set(), "not even inside a function"
     assert loaded_by(f"pipeline.{stage}", *HEAVY) == set()
 

@@ -30,7 +30,7 @@ from tests.code import (
 BEFORE_TEST = STAGES[: STAGES.index("evaluate")]
 UNTRACKED = {"compute", "tracking", "server"}  # sections that change no result
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-HEAVY = ("torch", "pandas", "sklearn", "mlflow", "optuna", "pytorch_lightning", "matplotlib")
+HEAVY = ("torch", "pandas", "sklearn", "cleanlab", "mlflow", "optuna", "pytorch_lightning", "matplotlib")
 
 
 def entries(stage: str, kind: str) -> dict[str, dict[str, Any]]:
