@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from pipeline.extras import missing
 from pipeline.ingest import Ingest, ingest
 from pipeline.sources import Data, Source, open_source
 from pipeline.transforms import FITS
@@ -288,7 +287,6 @@ def test_what_is_fitted_knows_training_series_alone_and_no_padding(tmp_path: Pat
     assert not padded[0, 2:].any()
 
 
-@pytest.mark.skipif(bool(missing("vowels")), reason="the extra 'examples' is not installed")
 def test_packaged_series_are_whole() -> None:
     found = {name: open_source(Data(source=name)) for name in ("vowels", "plaid")}
     assert {name: len(source) for name, source in found.items()} == {"vowels": 640, "plaid": 1074}
