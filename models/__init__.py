@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from models import cnn, fnn, recurrent, transformer
+from models.initialisation import initialise
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
@@ -42,8 +43,10 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     """
     fitting = families(spec.modality)
     if params.family not in fitting:
-        raise ValueError(
-            f"model.family '{params.family}' does not take data of modality '{spec.modality}'; "
-            f"expected {' or '.join(repr(name) for name in fitting)}"
-        )
-    return MODELS[params.family].build(params, spec, transform)
+        found = f"does not take data of modality '{spec.modality}'"
+        if params.family == "auto":
+            found = "is no network itself: it is chosen once for the data, and cannot be tuned"
+        raise ValueError(f"model.family '{params.family}' {found}; expected one of {', '.join(fitting)}")
+    net = MODELS[params.family].build(params, spec, transform)
+    initialise(net, params.initialisation)
+    return net
