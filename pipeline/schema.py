@@ -20,12 +20,12 @@ from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Train
 from pipeline.fitting.space import check
 from pipeline.ingest import Ingest
+from pipeline.limits import Validate
 from pipeline.prepare import Prepare
 from pipeline.promote import Promote
 from pipeline.sources import Data
 from pipeline.tracking import Tracking
 from pipeline.tune import Tune
-from pipeline.validate import Validate
 from serving.config import ServerSettings
 
 SCHEMA = Path("params.schema.json")

@@ -9,101 +9,60 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, Field
 
-from pipeline.checks import CHECKS, Example, Facts, Finding, schema
+from pipeline.checks import CHECKS, HISTORY
+from pipeline.checks.findings import Example, Facts, Finding
+from pipeline.checks.folder import schema
 from pipeline.core.dataset import Dataset
-from pipeline.core.params import Section, UserError, section
+from pipeline.core.params import UserError, section
+from pipeline.core.project import Name
 from pipeline.core.stage import DATA, main, replacing
-from pipeline.duplicates import exact_only, find_duplicates, pooled, rows_at_once
-from pipeline.measures import MEASURES
-from pipeline.pages import TILE, Picture, bars, histogram, render, sheet
-from serving.inputs.spec import DataSpec, write_json
+from pipeline.datapage import Report, page
+from pipeline.duplicates import FINDERS
+from pipeline.facts.drift import shifts
+from pipeline.facts.labels import suspects
+from pipeline.facts.leakage import Teller
+from pipeline.facts.measures import MEASURES
+from pipeline.facts.phrases import common_phrase
+from pipeline.facts.profiles import History, earlier_than, gather, profile_of
+from pipeline.limits import Validate
+from serving.inputs.spec import write_json
 
 INPUT = DATA / "ingest"
 OUTPUT = DATA / "validate"
 FAILED = DATA / "validate.failed"  # the page of data that was refused; the earlier output stays
-PICTURED = 20  # classes shown with pictures; every class is counted
-SAMPLES = 12  # pictures of a class
 
 
-class Validate(Section):
-    """The `validate` section: up to a limit a finding is a warning, above it an error that stops the road."""
-
-    min_per_class: int = Field(5, ge=1, le=1_000_000, description="Fewer samples of any class are an error.")
-    warn_imbalance: float = Field(
-        3.0, ge=1, description="Largest class over the smallest, in samples, above which there is a warning."
-    )
-    max_imbalance: float = Field(100.0, ge=1, description="The same ratio, above which there is an error.")
-    max_duplicates: float = Field(
-        0.2, ge=0, le=1, description="Fraction of samples that repeat an earlier one."
-    )
-    max_conflicts: float = Field(
-        0.01, ge=0, le=1, description="Fraction of samples with an exact copy in another class."
-    )
-    max_near_duplicates: float = Field(
-        0.3, ge=0, le=1, description="Fraction of samples that nearly repeat an earlier one."
-    )
-    max_near_conflicts: float = Field(
-        0.02, ge=0, le=1, description="Fraction of samples with a near copy in another class."
-    )
-    near_similarity: float = Field(
-        0.988,
-        ge=0.9,
-        le=0.9999,
-        description="Similarity from which two images are near copies; 1 is the same picture.",
-    )
-    max_compared: int = Field(
-        100_000, ge=0, le=1_000_000,
-        description="Distinct images above which near copies are not searched (time grows with the square).",
+def measure(dataset: Dataset, limits: Validate, name: str, kept: Path) -> Facts:
+    """Measure every sample, in chunks, look for copies, and compare with what was accepted last (`kept`)."""
+    spec, total = dataset.spec, len(dataset)
+    classified = spec.task == "classification"
+    labels = dataset.targets if classified else np.zeros(total, np.int64)
+    targets = np.zeros((total, 0), np.float32) if classified else dataset.targets
+    tell, columns, measures = Teller(labels, targets, len(spec.classes)), [], {}
+    for each in MEASURES[spec.modality](dataset):
+        alone = tell(each) if each.own or spec.table is None else None
+        columns.append(profile_of(each, "column" if each.own else "measure", alone))
+        if not each.own:
+            measures[each.name] = each.values
+    profile = gather(name, dataset, columns)
+    earlier, found = earlier_than(profile, kept), FINDERS[spec.modality](dataset, limits)
+    return Facts(
+        spec, labels, targets, measures, profile, found, earlier,
+        shifts=shifts(earlier, profile) if earlier else {},
+        phrase=common_phrase(dataset, np.unique(found.exact)) if spec.modality == "text" else None,
+        suspects=suspects(dataset, labels, found.groups) if limits.label_errors and classified else None,
     )  # fmt: skip
-    max_candidates: int = Field(
-        200_000, ge=1, le=100_000_000, description="Pairs of images compared at full size at most."
-    )
-    max_constant: float = Field(0.01, ge=0, le=1, description="Fraction of images of one flat colour.")
-    outlier_score: float = Field(
-        8.0,
-        ge=3,
-        description="Brightness or contrast is unusual beyond this many robust deviations from the median.",
-    )
-    max_outliers: float = Field(
-        0.05, ge=0, le=1, description="Fraction of images of unusual brightness or contrast."
-    )
-
-
-class Report(BaseModel, extra="forbid", frozen=True):
-    """What `report.json` holds; `counts` are the samples of each class."""
-
-    spec: DataSpec
-    samples: int
-    counts: dict[str, int]
-    statistics: dict[str, dict[str, float]]
-    findings: tuple[Finding, ...]
-
-    def messages(self, level: str) -> list[str]:
-        """The messages of one level."""
-        return [finding.message for finding in self.findings if finding.level == level]
-
-
-def measure(dataset: Dataset, limits: Validate) -> Facts:
-    """Measure every sample, in chunks, and look for copies."""
-    spec = dataset.spec
-    measures, low, high = MEASURES[spec.modality](dataset)
-    if spec.modality == "image":
-        found = find_duplicates(dataset, limits.near_similarity, limits.max_compared, limits.max_candidates)
-    else:
-        found = exact_only(np.array(dataset.column("id")), "")
-    labels = dataset.targets if spec.classes else np.zeros(len(dataset), np.int64)
-    return Facts(spec, labels, measures, low, high, found)
 
 
 def statistics(facts: Facts) -> dict[str, dict[str, float]]:
-    """Quantiles of every measure, the content's extremes, and how many groups copies leave."""
+    """Quantiles of every measure, and how many groups copies leave."""
     sizes = np.unique(facts.duplicates.groups, return_counts=True)[1]
-    content = {"lowest": facts.low, "highest": facts.high}
-    groups = {"groups": float(len(sizes)), "largest group": float(sizes.max())}
-    found = {"content": content, "copies": groups}
+    found = {"copies": {"groups": float(len(sizes)), "largest group": float(sizes.max())}}
     for name, values in facts.measures.items():
+        values = values[~np.isnan(values)]
+        if not len(values):
+            continue
         low, quarter, median, upper, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).round(3).tolist()
         mean, deviation = round(float(values.mean()), 3), round(float(values.std()), 3)
         found[name] = {
@@ -137,12 +96,14 @@ def traced(findings: list[Finding], manifest: Path) -> tuple[Finding, ...]:
     )
 
 
-def examine(dataset: Dataset, limits: Validate) -> tuple[Report, Facts | None]:
+def examine(
+    dataset: Dataset, limits: Validate, name: str = "", kept: Path = OUTPUT / "profile.json"
+) -> tuple[Report, Facts | None]:
     """Run every check; where the schema is broken there are no facts and only its findings."""
     findings, facts = list(schema(dataset)), None
     if not findings:
-        facts = measure(dataset, limits)
-        checks = CHECKS[dataset.spec.modality]
+        facts = measure(dataset, limits, name, kept)
+        checks = CHECKS[dataset.spec.modality] + (HISTORY if facts.earlier else ())
         findings = [finding for check in checks for finding in check(facts, limits)]
         findings.sort(key=lambda finding: finding.level)
     report = Report(
@@ -150,69 +111,18 @@ def examine(dataset: Dataset, limits: Validate) -> tuple[Report, Facts | None]:
         samples=len(facts.labels) if facts else 0,
         counts=dict(zip(dataset.spec.classes, facts.counts.tolist(), strict=False)) if facts else {},
         statistics=statistics(facts) if facts else {},
+        compared=facts.earlier.samples if facts and facts.earlier else None,
         findings=traced(findings, dataset.folder / "manifest.csv"),
     )
     return report, facts
 
 
-def class_means(dataset: Dataset, labels: np.ndarray) -> np.ndarray:
-    """The mean image of each of the first classes, made small: (K, C, h, w) uint8."""
-    name = dataset.spec.input.name
-    sums, start = np.zeros((0,)), 0
-    for chunk in dataset.chunks([name], rows_at_once(dataset)):
-        small = pooled(chunk[name], TILE)
-        sums = sums if sums.size else np.zeros((PICTURED, *small.shape[1:]))
-        part = labels[start : start + len(small)]
-        for label in np.unique(part[part < PICTURED]):
-            sums[label] += small[part == label].sum(axis=0, dtype=np.float64)
-        start += len(small)
-    counts = np.bincount(labels[labels < PICTURED], minlength=PICTURED).clip(1)
-    means: np.ndarray = (sums / counts[:, None, None, None]).round().astype(np.uint8)
-    return means
-
-
-def gallery(dataset: Dataset, facts: Facts) -> list[tuple[str, Picture, Picture]]:
-    """Name, mean image and evenly spread samples of each of the first classes that has any."""
-    images, means, shown = dataset.column(dataset.spec.input.name), class_means(dataset, facts.labels), []
-    for label, name in enumerate(facts.spec.classes[:PICTURED]):
-        rows = np.flatnonzero(facts.labels == label)
-        if len(rows):
-            spread = rows[np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)]
-            mean = sheet(means[label : label + 1], 1, f"mean of class {name}")
-            shown.append((name, mean, sheet(images[spread], SAMPLES, f"samples of class {name}")))
-    return shown
-
-
-def figures(finding: Finding, dataset: Dataset, facts: Facts | None) -> list[Picture]:
-    """The examples of a finding, pictured side by side; none where the schema is broken."""
-    if facts is None or dataset.spec.image is None:
-        return []
-    images, classes = dataset.column(dataset.spec.input.name), facts.spec.classes
-    pictures = []
-    for example in finding.examples:
-        names = [classes[facts.labels[row]] for row in example.rows]
-        lines = [f"{origin} ({name})" for origin, name in zip(example.origins, names, strict=True)]
-        caption = "\n".join([*lines, example.note] if example.note else lines)
-        pictures.append(sheet(images[list(example.rows)], len(example.rows), caption))
-    return pictures
-
-
-def page(dataset: Dataset, limits: Validate, report: Report, facts: Facts | None) -> str:
-    """The HTML page of a report."""
-    return render(
-        "validate.html.j2", report=report, limits=limits, fields=Validate.model_fields,
-        findings=[(finding, figures(finding, dataset, facts)) for finding in report.findings],
-        counts=bars({name: float(count) for name, count in report.counts.items()}),
-        classes=gallery(dataset, facts) if facts and dataset.spec.image else [],
-        charts={name: histogram(values) for name, values in facts.measures.items()} if facts else {},
-    )  # fmt: skip
-
-
 def write(folder: Path, dataset: Dataset, limits: Validate, report: Report, facts: Facts | None) -> None:
-    """Write `report.json`, `index.html` and, where there are facts, `groups.npy` (N,) int64."""
+    """Write `report.json`, `index.html` and, where there are facts, `profile.json` and `groups.npy` (N,) int64."""
     write_json(folder / "report.json", report)
     (folder / "index.html").write_text(page(dataset, limits, report, facts), encoding="utf-8")
     if facts:
+        write_json(folder / "profile.json", History(accepted=facts.profile, earlier=facts.earlier))
         np.save(folder / "groups.npy", facts.duplicates.groups)
 
 
@@ -223,7 +133,7 @@ def run() -> None:
         UserError: the data has errors; the page that shows them is in `FAILED`.
     """
     limits, dataset = section("validate", Validate), Dataset(INPUT)
-    report, facts = examine(dataset, limits)
+    report, facts = examine(dataset, limits, section("name", Name))
     errors, warnings = report.messages("error"), report.messages("warning")
     with replacing(FAILED if errors else OUTPUT) as folder:
         write(folder, dataset, limits, report, facts)

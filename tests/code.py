@@ -19,7 +19,10 @@ STAGES = (
 TEMPLATES = "pipeline/templates"
 FIRST_PARTY = ("pipeline", "models", "serving")
 # A stage that needs more than half the files of such a folder depends on the folder.
-FOLDERS = ("models", "pipeline/core", "pipeline/fitting", "pipeline/sources", TEMPLATES, "serving/inputs")
+FOLDERS = (
+    "models", "pipeline/checks", "pipeline/core", "pipeline/duplicates", "pipeline/facts", "pipeline/fitting",
+    "pipeline/sources", TEMPLATES, "serving/inputs",
+)  # fmt: skip
 
 
 @cache

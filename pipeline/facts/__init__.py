@@ -1,0 +1,1 @@
+"""What is measured of a data set, beyond its copies: columns, shifts, leaks, phrases, labels."""
