@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from models import autoencoder, cnn, fnn, recurrent, transformer
+from models.initialisation import initialise
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
@@ -46,8 +47,12 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     """
     fitting = families(spec.modality, spec.task)
     if params.family not in fitting:
+        found = f"does not fit {spec.task} of modality '{spec.modality}'"
+        if params.family == "auto":
+            found = "is no network itself: it is chosen once for the data, and cannot be tuned"
         raise ValueError(
-            f"model.family '{params.family}' does not fit {spec.task} of modality '{spec.modality}'; "
-            f"expected {' or '.join(repr(name) for name in fitting) or 'another data.task'}"
+            f"model.family '{params.family}' {found}; expected one of {', '.join(fitting) or 'none'}"
         )
-    return MODELS[params.family].build(params, spec, transform)
+    net = MODELS[params.family].build(params, spec, transform)
+    initialise(net, params.initialisation)
+    return net

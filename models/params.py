@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 Normalisation = Literal["batch", "layer", "none"]
 Initialisation = Literal["default", "he", "xavier", "orthogonal"]
-Family = Literal["cnn", "fnn", "rnn", "lstm", "gru", "transformer", "autoencoder"]
+Family = Literal["auto", "cnn", "fnn", "rnn", "lstm", "gru", "transformer", "autoencoder"]
 
 
 class Model(BaseModel, extra="forbid", frozen=True):
@@ -17,21 +17,34 @@ class Model(BaseModel, extra="forbid", frozen=True):
 
     family: Family = Field(
         "cnn",
-        description="'cnn': residual convolutions over images or series; 'fnn': fully connected, with embeddings for "
-        "categories; 'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all; "
+        description="'auto': what suits the data (tune and train say which); 'cnn': residual convolutions, for "
+        "images, series and text; 'fnn': fully connected, for tables and small images; 'rnn', 'lstm', 'gru': "
+        "recurrent, for series and text; 'transformer': attention, for all; "
         "'autoencoder': learns what is normal, for data.task 'anomaly'.",
     )
     width: int = Field(
-        12, ge=1, le=4096, description="Channels of the first layer (cnn), or units of every hidden one."
+        12,
+        ge=1,
+        le=4096,
+        description="Channels of the first layer (cnn), units of every hidden one (a direction).",
     )
-    depth: int = Field(3, ge=0, le=64, description="Residual blocks (cnn) or hidden layers.")
+    depth: int = Field(
+        3,
+        ge=0,
+        le=64,
+        description="Residual blocks (cnn) or hidden layers; recurrent networks have at least 1.",
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped in training.")
-    activation: Activation = Field("relu", description="Non-linearity between layers.")
-    normalisation: Normalisation = Field("batch", description="What hidden features are normalised over.")
+    activation: Activation = Field(
+        "relu", description="Non-linearity between layers; within recurrent ones it is their own."
+    )
+    normalisation: Normalisation = Field(
+        "batch", description="What hidden features are normalised over: the batch, or each sample's."
+    )
     initialisation: Initialisation = Field(
         "default", description="How weights begin; 'default' is PyTorch's own."
     )
-    bidirectional: bool = Field(True, description="Recurrent networks also read series from their end.")
+    bidirectional: bool = Field(True, description="Recurrent networks also read from the end.")
     heads: int = Field(4, ge=1, le=64, description="Attention heads of a transformer; they divide its width.")
     latent: int = Field(16, ge=1, le=1024, description="Values of an autoencoder's embedding.")
     variational: bool = Field(

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.layers import normalisation
 from models.params import Model
@@ -51,6 +50,62 @@ def gru_cell(state: State, gates: torch.Tensor, weight: torch.Tensor, bias: torc
 CELLS: dict[str, Cell] = {"rnn": rnn_cell, "lstm": lstm_cell, "gru": gru_cell}
 
 
+class Direction(nn.Module):
+    """One recurrent layer in one direction: (N, T, `inputs`) to the states of all steps (N, T, `width`)."""
+
+    def __init__(self, family: str, inputs: int, width: int) -> None:
+        super().__init__()
+        self.layer, self.cell = LAYERS[family](inputs, width, batch_first=True), CELLS[family]
+        self.carried = 2 if family == "lstm" else 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Read the steps in their order; an exported graph takes them one by one, to hold for any number."""
+        if torch.compiler.is_exporting():
+            return self.scanned(x)
+        states: torch.Tensor = self.layer(x)[0]
+        return states
+
+    def scanned(self, x: torch.Tensor) -> torch.Tensor:
+        """What `layer` gives, by a loop over steps with the same weights."""
+        from torch._higher_order_ops.scan import scan
+
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        into, weight, bias_in, bias = (getattr(self.layer, name) for name in names)
+
+        def step(state: State, gates: torch.Tensor) -> tuple[State, torch.Tensor]:
+            fresh = self.cell(state, gates, weight, bias)
+            return fresh, fresh[0].clone()
+
+        gates = F.linear(x.transpose(0, 1), into, bias_in)
+        begin = tuple(x.new_zeros(x.shape[0], weight.shape[1]) for _ in range(self.carried))
+        states: torch.Tensor = scan(step, begin, gates)[1]
+        return states.transpose(0, 1)
+
+
+class Layer(nn.Module):
+    """One recurrent layer, in both directions where it is `bidirectional`."""
+
+    def __init__(self, params: Model, inputs: int) -> None:
+        super().__init__()
+        self.forwards = Direction(params.family, inputs, params.width)
+        self.backwards = Direction(params.family, inputs, params.width) if params.bidirectional else None
+
+    def forward(
+        self, x: torch.Tensor, count: torch.Tensor, turned: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map steps (N, T, D) to states (N, T, directions * H) and those that reading ended in (N, directions * H).
+
+        `count` (N, 1) are the real steps of each row, `turned` (N, T) their numbers from last to first; padding
+        follows them in either direction, so that it changes no state of a real step.
+        """
+        states = self.forwards(x)
+        ends = _picked(states, (count - 1).clamp(min=0)).squeeze(1)
+        if self.backwards is None:
+            return states, ends
+        back = _picked(self.backwards(_picked(x, turned)), turned)
+        return torch.cat([states, back], dim=2), torch.cat([ends, back[:, 0]], dim=1)
+
+
 class Recurrent(nn.Module):
     """Steps, `depth` recurrent layers of `width` units a direction, what they end in, and a linear layer."""
 
@@ -58,73 +113,34 @@ class Recurrent(nn.Module):
         super().__init__()
         if params.depth < 1:
             raise ValueError(f"model.depth is {params.depth}; a recurrent network has at least 1 layer")
-        self.cell, self.directions = CELLS[params.family], 1 + params.bidirectional
         self.steps = Steps(spec, transform, params.width, params.dropout)
-        self.layers = LAYERS[params.family](
-            self.steps.features, params.width, params.depth, batch_first=True,
-            dropout=params.dropout if params.depth > 1 else 0.0, bidirectional=params.bidirectional,
-        )  # fmt: skip
-        size = 2 * self.directions * params.width
+        size = params.width * (1 + params.bidirectional)
+        inputs = [self.steps.features, *[size] * (params.depth - 1)]
+        self.layers = nn.ModuleList(Layer(params, count) for count in inputs)
+        self.dropout = nn.Dropout(params.dropout)
         self.head = nn.Sequential(
-            normalisation(params.normalisation, size),
+            normalisation(params.normalisation, 2 * size),
             nn.Dropout(params.dropout),
-            nn.Linear(size, len(spec.outputs)),
+            nn.Linear(2 * size, len(spec.outputs)),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map series (N, T, C + 1) or tokens (N, T) to (N, outputs)."""
-        features, real = self.steps(x)
-        read = self.scanned if torch.compiler.is_exporting() else self.packed
-        states, last = read(features, real)
-        pooled = torch.cat([last, mean_of(states, real)], dim=1)
+        states, real = self.steps(x)
+        count = real.sum(1, keepdim=True)
+        at = torch.arange(x.shape[1], device=x.device)
+        turned = torch.where(at < count, count - 1 - at, at)
+        states, ends = self.layers[0](states, count, turned)
+        for layer in self.layers[1:]:
+            states, ends = layer(self.dropout(states), count, turned)
+        pooled = torch.cat([ends * real.any(1, keepdim=True), mean_of(states, real)], dim=1)
         answer: torch.Tensor = self.head(pooled)
         return answer
 
-    def packed(self, x: torch.Tensor, real: torch.Tensor) -> State:
-        """States of all steps (N, T, directions * H) and the last of each direction (N, directions * H)."""
-        lengths = real.sum(1).clamp(min=1)
-        inputs = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, ends = self.layers(inputs)
-        states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
-        ends = ends[0] if isinstance(ends, tuple) else ends
-        last = torch.cat(list(ends[-self.directions :]), dim=1)
-        return states, last * real.any(1, keepdim=True)
 
-    def scanned(self, x: torch.Tensor, real: torch.Tensor) -> State:
-        """What `packed` gives, step by step with the same weights, as a graph of any length can hold it."""
-        mask = real.t().unsqueeze(2).to(x.dtype)  # (T, N, 1)
-        inputs = x.transpose(0, 1)
-        ends: list[torch.Tensor] = []
-        for layer in range(self.layers.num_layers):
-            found = [self._scan(inputs, mask, f"_l{layer}")]
-            if self.directions == 2:
-                backward, end = self._scan(inputs.flip(0), mask.flip(0), f"_l{layer}_reverse")
-                found.append((backward.flip(0), end))
-            inputs = torch.cat([states for states, _ in found], dim=2)
-            ends = [end for _, end in found]
-        return inputs.transpose(0, 1), torch.cat(ends, dim=1)
-
-    def _scan(self, x: torch.Tensor, mask: torch.Tensor, suffix: str) -> State:
-        """One layer in one direction: steps (T, N, D) to states (T, N, H) and the last (N, H).
-
-        Padding leaves the state as it is, so the last is that of the last real step.
-        """
-        from torch._higher_order_ops.scan import scan
-
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        into, weight, bias_in, bias = (getattr(self.layers, name + suffix) for name in names)
-        zero = x.new_zeros(x.shape[1], self.layers.hidden_size)
-        count = 2 if isinstance(self.layers, nn.LSTM) else 1
-
-        def step(state: State, now: State) -> tuple[State, torch.Tensor]:
-            gates, there = now
-            fresh = self.cell(state, gates, weight, bias)
-            kept = tuple(there * new + (1 - there) * old for new, old in zip(fresh, state, strict=True))
-            return kept, kept[0].clone()
-
-        carry = tuple(zero.clone() for _ in range(count))
-        ends, states = scan(step, carry, (F.linear(x, into, bias_in), mask))
-        return states, ends[0]
+def _picked(x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """The steps (N, S) of (N, T, D), as (N, S, D)."""
+    return x.gather(1, steps.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:

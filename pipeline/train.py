@@ -61,7 +61,7 @@ def run() -> None:
     model, train, values = tuned(section("model", Model), section("train", Train))
     job = make_job(model, train, section("seed", Seed), section("compute", Compute))
     data = data_digest(job.train_folder, job.val_folder)
-    key = digest(model.model_dump(), train.model_dump(), job.seed, data)
+    key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
     state.mkdir(parents=True, exist_ok=True)
     with recorded(lambda: open_run(job, values, state)) as recorder:
@@ -78,7 +78,7 @@ def run() -> None:
     rows = read_log(state / "log.csv")
     best = min(rows, key=lambda row: row["val_loss"])
     with replacing(OUTPUT) as folder:
-        save(served, model, job.spec, job.transform, folder)
+        save(served, job.model, job.spec, job.transform, folder)
         if (tokenizer := TRANSFORM / TOKENIZER).exists():
             shutil.copy(tokenizer, folder)
         shutil.copy(state / "log.csv", folder / "log.csv")

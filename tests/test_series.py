@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from pipeline.extras import missing
 from pipeline.ingest import Ingest, ingest
 from pipeline.sources import Data, Source, open_source
 from pipeline.transforms import FITS
@@ -164,6 +163,28 @@ def test_times_may_be_dates_and_without_a_time_the_order_of_the_file_holds(tmp_p
     assert as_it_is.inputs[0].ravel().tolist() == [2, 1, 3]
 
 
+def test_parquet_may_hold_dates_dictionaries_and_numbered_series(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    when = np.array(["2024-01-03", "2024-01-01", "2024-01-02"] * 2, "datetime64[us]")
+    columns = {"id": [7, 7, 7, 8, 8, 8], "x": pa.array([3, 1, 2, 6, 4, None], pa.int16()),
+               "kind": pa.array(["u"] * 3 + ["v"] * 3).dictionary_encode()}  # fmt: skip
+    for kind in (pa.timestamp("us"), pa.timestamp("ms", "UTC"), pa.date32()):
+        table = pa.table({**columns, "t": pa.array(when).cast(kind)})
+        parquet.write_table(table, tmp_path / "s.parquet")
+        dataset = taken(
+            open_source(data(tmp_path / "s.parquet", time="t", target=["kind"])), tmp_path / "out"
+        )
+        assert dataset.inputs[0].ravel().tolist() == [1, 2, 3]
+        np.testing.assert_array_equal(dataset.inputs[1].ravel(), np.float32([4, np.nan, 6]))
+        assert origins(tmp_path / "out") == ["s.parquet:7", "s.parquet:8"]
+    columns["x"] = pa.array(["1", "2", "3", "4", "5", "many"])
+    parquet.write_table(pa.table(columns), tmp_path / "s.parquet")
+    with pytest.raises(UserError, match=r"s\.parquet: column 'x' holds string, not numbers"):
+        wrongs(open_source(data(tmp_path / "s.parquet", target=["kind"])))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -288,7 +309,6 @@ def test_what_is_fitted_knows_training_series_alone_and_no_padding(tmp_path: Pat
     assert not padded[0, 2:].any()
 
 
-@pytest.mark.skipif(bool(missing("vowels")), reason="the extra 'examples' is not installed")
 def test_packaged_series_are_whole() -> None:
     found = {name: open_source(Data(source=name)) for name in ("vowels", "plaid")}
     assert {name: len(source) for name, source in found.items()} == {"vowels": 640, "plaid": 1074}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from models.auto import choose
 from models.params import Model
+from pipeline.core.dataset import Dataset
 from pipeline.core.stage import DATA
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train
-from serving.inputs.spec import Transform, read_spec
+from serving.inputs.spec import Transform
 
 TRAIN = DATA / "augment"
 VAL = DATA / "prepare" / "val"
@@ -14,6 +16,11 @@ TRANSFORM = DATA / "prepare" / "transform"
 
 
 def make_job(model: Model, train: Train, seed: int, compute: Compute) -> Job:
-    """The job on the augmented training set and the validation split."""
+    """The job on the augmented training set and the validation split; chooses the family where it is 'auto'."""
     transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
-    return Job(model, train, read_spec(TRAIN), transform, TRAIN, VAL, seed, compute)
+    data = Dataset(TRAIN)
+    if model.family == "auto":
+        family, reason = choose(data.spec, len(data))
+        print(f"model.family is auto: {family}, as {reason}")
+        model = model.model_copy(update={"family": family})
+    return Job(model, train, data.spec, transform, TRAIN, VAL, seed, compute)

@@ -40,10 +40,7 @@ def load(path: Path, names: list[str], wanted: Sequence[str], numbers: Sequence[
     try:
         if path.suffix.lower() == ".parquet":
             table = parquet.read_table(path, columns=list(wanted))
-            for name in numbers:
-                at = table.schema.get_field_index(name)
-                table = table.set_column(at, name, table[name].cast(pa.float64()))
-            return table
+            return pa.table({name: _plain(table[name], name, name in numbers) for name in wanted})
         types = {name: pa.float64() if name in numbers else pa.string() for name in wanted}
         return csv.read_csv(
             path,
@@ -56,11 +53,22 @@ def load(path: Path, names: list[str], wanted: Sequence[str], numbers: Sequence[
                 strings_can_be_null=False,
             ),
         )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, UserError, OSError) as error:
         if path.suffix.lower() == ".csv":
             for _ in lines(path):  # tells the line where it is the encoding
                 pass
         raise UserError(f"{path.name}: {_told(str(error), names)}") from None
+
+
+def _plain(column: Any, name: str, is_number: bool) -> Any:
+    """A column of Parquet without its dictionary, as float64 where it is a number."""
+    import pyarrow as pa
+
+    kind = pa.float64() if is_number else getattr(column.type, "value_type", column.type)
+    try:
+        return column if column.type == kind else column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(f"column '{name}' holds {column.type}, not numbers: {error}") from None
 
 
 def _told(message: str, names: list[str]) -> str:
@@ -93,11 +101,10 @@ def times_of(column: Any, file: str) -> np.ndarray:
     nothing = pc.is_in(column, pa.array(NOTHING)) if pa.types.is_string(column.type) else pc.is_null(column)
     if len(rows := np.flatnonzero(nothing.to_numpy())):
         raise UserError(f"{file}, line {rows[0] + 2}: the time is missing")
-    kinds = (pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
-    for kind in kinds if pa.types.is_string(column.type) else kinds[:1]:
+    for kind in (pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
         try:
             cast = column.cast(kind)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
         return np.asarray(
             cast.cast(pa.int64()).to_numpy() if pa.types.is_timestamp(kind) else cast.to_numpy()

@@ -11,13 +11,12 @@ import numpy as np
 from pipeline.extras import folder_of
 from pipeline.sources.base import Data, Request
 from pipeline.sources.files import TABLES, files_below, header, rows, strangers
-from pipeline.sources.learnt import SPLITTING, Learnt
+from pipeline.sources.learnt import Learnt
 from pipeline.sources.samples import RaggedSource, Sample, check_columns, same_columns, targets_among
-from serving.inputs.body import BadInput, is_json
+from serving.inputs.body import BadInput
 from serving.inputs.spec import Column, DataSpec
-from serving.inputs.text import canonical
+from serving.inputs.text import canonical, is_plain
 
-BOM = "\ufeff"
 SLACK = 10  # a cell may be so many times too long and still be told as a text that is too long
 
 
@@ -29,7 +28,7 @@ class TextSource(RaggedSource):
     def __init__(self, data: Data) -> None:
         super().__init__(data)
         self.targets = self.find_targets()
-        self.splitting = tuple(name for name in SPLITTING if getattr(self.data, name))
+        self.splitting = tuple(name for name in ("group", "time", "split") if getattr(self.data, name))
         self.count, seen = 0, [set[Any]() for _ in self.targets]
         for _, row in self.table():
             self.count += 1
@@ -90,7 +89,7 @@ class TextSource(RaggedSource):
         """The plain text, and JSON; JSON alone where a server would take the plain text for something else."""
         body = json.dumps({"text": content}, ensure_ascii=False) + "\n"
         wrapped = Request(body.encode(), "json", "application/json")
-        if is_json(self.raw(content)) or content.startswith(BOM):
+        if not is_plain(self.raw(content)):
             return (wrapped,)
         return Request(self.raw(content), "txt", "text/plain"), wrapped
 

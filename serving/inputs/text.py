@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +20,23 @@ def canonical(text: str, limits: TextInput) -> str:
     """The text as it is kept: Unicode NFC, without surrounding white space.
 
     Raises:
-        BadInput: nothing is left, or it is too long.
+        BadInput: nothing is left, it is too long, or holds half a surrogate pair, as JSON may.
     """
     text = unicodedata.normalize("NFC", text).strip()
     if not text:
         raise BadInput("the text is empty")
-    if (size := len(text.encode())) > limits.max_bytes:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadInput(f"character {error.start} is half of a surrogate pair; expected Unicode") from None
+    if size > limits.max_bytes:
         raise BadInput(f"the text has {size} bytes; expected {limits.max_bytes} at most")
     return text
+
+
+def is_plain(raw: bytes) -> bool:
+    """True where plain UTF-8 is read as itself: not as JSON, nor less a byte-order mark."""
+    return not is_json(raw) and not raw.startswith(codecs.BOM_UTF8)
 
 
 def decode_text(body: bytes | dict[str, Any], spec: DataSpec) -> str:

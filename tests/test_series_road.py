@@ -1,0 +1,68 @@
+"""The road with series of unequal length: the packaged vowels, a recurrent network, a real TorchServe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.core.dataset import Dataset
+from tests.road import SHRUNK, Road
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def vowels(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    road = Road(tmp_path_factory.mktemp("vowels"))
+    shutil.copy(road.folder / "recipes" / "vowels.yaml", road.folder / "params.yaml")
+    road.set(SHRUNK)
+    road.set(
+        {
+            "model": {"width": 16, "bidirectional": False},
+            "tune": {"trials": 0},
+            "train": {"max_epochs": 8, "lr": 0.02, "batch_size": 32},
+        }
+    )
+    road.make("repro")
+    return road
+
+
+def test_the_road_ends_with_a_certified_model(vowels: Road) -> None:
+    receipt = vowels.json("data/promote/receipt.json")
+    assert receipt["verdict"] == "promoted"
+    assert receipt["name"] == "vowels"
+    assert vowels.json("data/evaluate/metrics.json")["accuracy"]["value"] > 0.8
+    same = {entry["backend"]: entry["same"] for entry in receipt["certified"]["comparisons"]}
+    assert all(same.values())
+    assert {"torchserve, golden requests", "torchserve, 8 connections", "onnx", "pt2"} <= same.keys()
+
+
+def test_both_files_are_split_anew_and_each_series_keeps_its_length(vowels: Road) -> None:
+    with (vowels.folder / "data/ingest/manifest.csv").open(newline="") as lines:
+        files = [row["origin"].partition(":")[0] for row in csv.DictReader(lines)]
+    whole = Dataset(vowels.folder / "data/ingest")
+    place = {bytes(identity): at for at, identity in enumerate(np.array(whole.column("id")))}
+    seen = 0
+    for name in ("train", "val", "test"):
+        split = Dataset(vowels.folder / "data/prepare" / name)
+        rows = [place[bytes(identity)] for identity in np.array(split.column("id"))]
+        assert {files[row] for row in rows} == {"JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts"}
+        np.testing.assert_array_equal(split.inputs.lengths, whole.inputs.lengths[rows])
+        np.testing.assert_array_equal(split.inputs.values, whole.inputs[np.array(rows)].values)
+        seen += len(rows)
+    assert seen == len(whole) == 640
+    assert len(set(whole.inputs.lengths.tolist())) > 10
+
+
+def test_golden_requests_are_json_and_csv_of_raw_values(vowels: Road) -> None:
+    golden = vowels.folder / "data/export/bundle/golden"
+    names = {file.name for file in golden.iterdir()}
+    assert {"000.json", "000.csv", "015.json", "golden.json"} <= names
+    steps = json.loads((golden / "000.json").read_text())["series"]
+    table = list(csv.reader((golden / "000.csv").read_text().splitlines()))
+    assert len(table) == len(steps) + 1
+    assert [float(cell) for cell in table[1]] == steps[0]
