@@ -34,7 +34,10 @@ def pickled(raw: bytes) -> bool:
     if raw[:1] == b"\x80" and raw[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return True
     try:
-        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(raw))
+        end = max(
+            at or 0 for _, _, at in pickletools.genops(raw)
+        )  # of the stop, which weights may hold anywhere
+        return end == len(raw) - 1
     except ValueError:
         return False
 
