@@ -31,12 +31,8 @@ def pickled(raw: bytes) -> bool:
     if zipfile.is_zipfile(io.BytesIO(raw)):
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             return any(name.endswith(".pkl") or pickled(archive.read(name)) for name in archive.namelist())
-    if raw[:1] == b"\x80" and raw[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return True
     try:
-        end = max(
-            at or 0 for _, _, at in pickletools.genops(raw)
-        )  # of the stop, which weights may hold anywhere
+        end = max(at or 0 for _, _, at in pickletools.genops(raw))  # weights may begin as a pickle
         return end == len(raw) - 1
     except ValueError:
         return False
