@@ -44,9 +44,7 @@ class StepBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map (N, T, `inputs`) and its mask (N, T) to (N, ceil(T / stride), `outputs`) and its mask."""
-        if (
-            self.stride > 1
-        ):  # every second step, counted by the rule of convolutions, which export must see alike
+        if self.stride > 1:  # counted by the rule of convolutions, or export sees two lengths that may differ
             mask = real.unsqueeze(1).to(x.dtype)
             real = F.conv1d(mask, x.new_ones(1, 1, 1), stride=self.stride).squeeze(1) > 0
         there = real.unsqueeze(2)
@@ -80,10 +78,9 @@ class StepCNN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map series (N, T, C + 1) or tokens (N, T) to (N, outputs)."""
         features, real = self.steps(x)
-        if (
-            torch.compiler.is_exporting()
-        ):  # a graph of any length needs two steps to be left in the last block
-            features, real = F.pad(features, (0, 0, 0, 2**HALVINGS)), F.pad(real, (0, 2**HALVINGS))
+        if torch.compiler.is_exporting():  # a graph of any length must have two steps left in the last block
+            more = 2**HALVINGS
+            features, real = F.pad(features, (0, 0, 0, more)), F.pad(real, (0, more))
         features = self.act(self.stem(features, real)) * real.unsqueeze(2)
         for block in self.blocks:
             features, real = block(features, real)

@@ -32,10 +32,9 @@ def initialise(net: nn.Module, kind: Initialisation) -> None:
     """Fill the weights of `net` anew and put 0 into their biases; `default` leaves what PyTorch put there."""
     if kind == "default":
         return
-    fill = INITIALISATIONS[kind]
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            fill(layer.weight)
+            _fill(layer.weight, kind)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.RNNBase):
@@ -44,4 +43,10 @@ def initialise(net: nn.Module, kind: Initialisation) -> None:
                     nn.init.zeros_(weight)
                 else:
                     for gate in weight.detach().chunk(GATES[type(layer)]):
-                        fill(gate)
+                        _fill(gate, kind)
+
+
+def _fill(weight: torch.Tensor, kind: str) -> None:
+    fresh = torch.empty(weight.shape)  # contiguous, which a convolution's weight need not be
+    INITIALISATIONS[kind](fresh)
+    weight.detach().copy_(fresh)

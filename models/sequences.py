@@ -29,7 +29,7 @@ class Steps(nn.Module):
             real = x[..., -1] > 0
             return x[..., :-1] * x[..., -1:], real
         real = (x != 0).flip(1).cumsum(1).flip(1) > 0  # up to the last token; one left out within is a step
-        return self.embedding(x), real
+        return self.embedding(x) * real.unsqueeze(2), real
 
 
 class StepNorm(nn.Module):
