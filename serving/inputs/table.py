@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -18,6 +19,8 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "nat", "?"}  # in lower case
 TRUE, FALSE = {"true", "yes", "t", "y", "1", "1.0"}, {"false", "no", "f", "n", "0", "0.0"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = 86_400.0  # seconds
+LARGEST = float(np.finfo(np.float32).max)
+WHOLE = re.compile(r"[+-]?\d+\.0+")
 
 
 def is_missing(value: Any) -> bool:
@@ -30,13 +33,13 @@ def is_missing(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """A finite number from a cell.
+    """A finite number from a cell, as far as float32 goes.
 
     Raises:
         ValueError: it is not one.
     """
     found = float(value)
-    if not math.isfinite(found):
+    if not abs(found) <= LARGEST:
         raise ValueError("not finite")
     return found
 
@@ -71,10 +74,13 @@ def days(value: Any) -> float:
 
 
 def category(value: Any) -> str:
-    """The name of a category: text without surrounding spaces; 3 and 3.0 are both `3`."""
+    """The name of a category: text without surrounding spaces; 3 and 3.0 are both `3`, true is `true`."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).strip()
+    return text.partition(".")[0] if WHOLE.fullmatch(text) else text
 
 
 PARSERS: dict[str, Callable[[Any], float]] = {"number": number, "boolean": boolean, "date": days}
@@ -87,7 +93,7 @@ def encode(field: TableField, values: Sequence[Any] | np.ndarray) -> tuple[np.nd
         return _codes(field, values), []
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb" and field.kind != "date":
         found = values.astype(np.float64)
-        return found.astype(np.float32), np.flatnonzero(np.isinf(found)).tolist()
+        return found.astype(np.float32), np.flatnonzero(np.abs(found) > LARGEST).tolist()
     parse, wrong = PARSERS[field.kind], []
     out = np.full(len(values), np.nan)
     for row, value in enumerate(values):
