@@ -33,9 +33,9 @@ def difference(
     other: np.ndarray,
     confidence: float,
 ) -> Difference:
-    """Candidate less other over the same resamples (B, N); labels (N,), probabilities (N, K) each."""
+    """Candidate less other over the same resamples (B, N); labels (N,) or (N, M), outputs (N, K) or (N, M) each."""
     sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
-    function = metrics.METRICS[metric]
+    function = metrics.EVERY[metric]
     ones = np.ones((1, len(labels)))
     value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
     spread = sign * (function(weights, labels, mine) - function(weights, labels, other))

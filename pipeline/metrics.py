@@ -137,6 +137,7 @@ BY_TASK: dict[Task, dict[str, Metric]] = {
         "r2": regression.r2,
     },
 }
+EVERY = {name: metric for metrics in BY_TASK.values() for name, metric in metrics.items()}
 LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae"}
 
 

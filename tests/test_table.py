@@ -275,7 +275,7 @@ def test_parquet_that_is_damaged_or_nested_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside.parquet").write_bytes(bytes([*raw[:4], *([255] * 300), *raw[304:]]))
     assert "inside.parquet is damaged" in refused(table(tmp_path / "inside.parquet"))
     parquet.write_table(pa.table({"x": [[1], [2]], "y": ["a", "b"]}), tmp_path / "nested.parquet")
-    with pytest.raises(UserError, match="column 'x' holds list<.*expected numbers, booleans, dates or text"):
+    with pytest.raises(UserError, match=r"column 'x' holds list<.*expected numbers, booleans, dates or text"):
         table(tmp_path / "nested.parquet")
 
 
@@ -296,7 +296,7 @@ def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:
         table(folder)
     with pytest.raises(UserError, match="does not exist"):
         table(tmp_path / "nothing")
-    with pytest.raises(UserError, match="holds no rows; expected files of .csv"):
+    with pytest.raises(UserError, match=r"holds no rows; expected files of \.csv"):
         table(folder / "notes.txt")
 
 
