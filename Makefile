@@ -28,6 +28,7 @@ install: $(VENV)/.installed ## Make the environment; does nothing when it is up 
 
 repro: $(VENV)/.installed ## Run the whole road on what changed, and show where to look
 	@fairlead check
+	@python -m pipeline.extras
 	@dvc repro
 	@fairlead summary
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import memory, road, training
+from benchmarks import memory, quality, road, training
 
-ALL = {"training": training.run, "memory": memory.run, "road": road.run}
+ALL = {"training": training.run, "memory": memory.run, "road": road.run, "quality": quality.run}
 RESULTS = Path(__file__).parent / "results"
 
 

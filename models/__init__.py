@@ -1,23 +1,53 @@
-"""The networks: `MODELS` maps `model.family` to a builder; a new family is one file and one line here."""
+"""The networks: `MODELS` maps `model.family` to what it fits and its builder; a new family is one file and one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 
-from models import cnn, fnn
+from models import autoencoder, cnn, fnn, recurrent, transformer
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
-Builder = Callable[[Model, DataSpec, Transform], nn.Module]
-MODELS: dict[str, Builder] = {"cnn": cnn.build, "fnn": fnn.build}
+
+class Network(NamedTuple):
+    """A family: its builder, the modalities whose fronts it takes, and the tasks that it serves."""
+
+    build: Callable[[Model, DataSpec, Transform], nn.Module]
+    modalities: tuple[str, ...]
+    tasks: tuple[str, ...] = ("classification", "regression")
+
+
+MODELS: dict[str, Network] = {
+    "cnn": Network(cnn.build, ("image", "series", "text")),
+    "fnn": Network(fnn.build, ("image", "table")),
+    "rnn": Network(recurrent.build, ("series", "text")),
+    "lstm": Network(recurrent.build, ("series", "text")),
+    "gru": Network(recurrent.build, ("series", "text")),
+    "transformer": Network(transformer.build, ("image", "table", "series", "text")),
+    "autoencoder": Network(autoencoder.build, ("image", "table"), ("anomaly",)),
+}
+
+
+def families(modality: str, task: str) -> list[str]:
+    """The families that fit a modality and a task."""
+    return [
+        name for name, network in MODELS.items() if modality in network.modalities and task in network.tasks
+    ]
 
 
 def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     """Build the network of `params.family`: what the modality's front gives to (N, outputs).
 
     Raises:
-        ValueError: the family does not fit the modality.
+        ValueError: the family does not fit the modality, or a parameter the family.
     """
-    return MODELS[params.family](params, spec, transform)
+    fitting = families(spec.modality, spec.task)
+    if params.family not in fitting:
+        raise ValueError(
+            f"model.family '{params.family}' does not fit {spec.task} of modality '{spec.modality}'; "
+            f"expected {' or '.join(repr(name) for name in fitting) or 'another data.task'}"
+        )
+    return MODELS[params.family].build(params, spec, transform)

@@ -1,7 +1,7 @@
 """Feed-forward network: from logistic regression (`depth` 0) through the perceptron to deep.
 
 After Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors" (1986); differs
-in batch normalisation and dropout between layers.
+in normalisation and dropout between layers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from models.layers import activation
+from models.layers import activation, normalisation
 from models.params import Model
 from serving.inputs.spec import DataSpec, TableInput, Transform
 
@@ -44,16 +44,12 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
         embedded = Embedded(spec.table)
         layers: list[nn.Module] = [embedded]
         size = embedded.features
-    elif spec.image is not None:
-        layers, size = [nn.Flatten()], math.prod(spec.input_shape)
     else:
-        raise ValueError(
-            f"model.family 'fnn' takes images and tables, not {spec.modality}: their rows have one length"
-        )
+        layers, size = [nn.Flatten()], math.prod(spec.input_shape)
     for _ in range(params.depth):
         layers += [
-            nn.Linear(size, params.width, bias=False),
-            nn.BatchNorm1d(params.width),
+            nn.Linear(size, params.width, bias=params.normalisation == "none"),
+            normalisation(params.normalisation, params.width),
             activation(params.activation),
             nn.Dropout(params.dropout),
         ]

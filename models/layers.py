@@ -14,8 +14,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+    "none": lambda features: nn.Identity(),
+}
+PICTURE_NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),  # over channels and places of one picture
+    "none": lambda channels: nn.Identity(),
+}
 
 
 def activation(name: str) -> nn.Module:
     """A new activation module by its name in `ACTIVATIONS`."""
     return ACTIVATIONS[name]()
+
+
+def normalisation(name: str, features: int) -> nn.Module:
+    """A new normalisation of features (N, `features`) by its name in `NORMALISATIONS`."""
+    return NORMALISATIONS[name](features)

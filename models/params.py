@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 Normalisation = Literal["batch", "layer", "none"]
 Initialisation = Literal["default", "he", "xavier", "orthogonal"]
-Family = Literal["cnn", "fnn", "rnn", "lstm", "gru", "transformer"]
+Family = Literal["cnn", "fnn", "rnn", "lstm", "gru", "transformer", "autoencoder"]
 
 
 class Model(BaseModel, extra="forbid", frozen=True):
@@ -18,7 +18,8 @@ class Model(BaseModel, extra="forbid", frozen=True):
     family: Family = Field(
         "cnn",
         description="'cnn': residual convolutions over images or series; 'fnn': fully connected, with embeddings for "
-        "categories; 'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all.",
+        "categories; 'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all; "
+        "'autoencoder': learns what is normal, for data.task 'anomaly'.",
     )
     width: int = Field(
         12, ge=1, le=4096, description="Channels of the first layer (cnn), or units of every hidden one."
@@ -32,4 +33,8 @@ class Model(BaseModel, extra="forbid", frozen=True):
     )
     bidirectional: bool = Field(True, description="Recurrent networks also read series from their end.")
     heads: int = Field(4, ge=1, le=64, description="Attention heads of a transformer; they divide its width.")
+    latent: int = Field(16, ge=1, le=1024, description="Values of an autoencoder's embedding.")
+    variational: bool = Field(
+        False, description="An autoencoder's embedding is drawn from a learnt distribution."
+    )
     kernel: int = Field(5, ge=1, le=63, description="Steps that a convolution over series sees; odd.")

@@ -15,7 +15,7 @@ from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
 class Served(nn.Module):
-    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for the targets of a regression."""
+    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for targets, `net(front(x))` for anomalies."""
 
     target_mean: torch.Tensor
     target_std: torch.Tensor
@@ -40,7 +40,9 @@ class Served(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map a batch of canonical inputs to probabilities (N, K), or to values (N, M) in their own units."""
         out = self.raw(x)
-        return out.softmax(dim=1) if self.classifies else out * self.target_std + self.target_mean
+        if self.classifies:
+            return out.softmax(dim=1)
+        return out * self.target_std + self.target_mean if self.target_std.numel() else out
 
 
 def save(served: Served, params: Model, spec: DataSpec, transform: Transform, folder: Path) -> None:

@@ -71,6 +71,9 @@ class Supervised(pl.LightningModule):
             self.log(name, (total / count).float())
         self.totals.clear()
 
+    def settle(self, batches: object) -> None:
+        """Fix what is left to fix once the weights are final, from validation batches; here nothing."""
+
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, one scheduler step a batch."""
         decayed = [p for p in self.served.parameters() if p.ndim > 1]

@@ -14,12 +14,15 @@ TAKES = {
     "series": "JSON with `series`, a list of steps, or CSV, a line a step",
     "text": "plain UTF-8, or JSON with `text`",
 }
+ARTICLES = {"image": "an image", "table": "a row of a table", "series": "a series", "text": "a text"}
 GIVES = {
     "classification": "`label`, and `probabilities` of every class",
     "regression": "`values` of every target",
+    "anomaly": "`anomaly`, `score` (above 1 is an anomaly) and the `embedding`",
 }
 LIMITS = {
     "classification": "It knows the classes above and no other: a sample of anything else gets one of their labels.",
+    "anomaly": "It knows what it was told is normal; an anomaly that looks normal raises no alarm.",
     "regression": "Beyond the range of the training targets its values mean little.",
 }
 
@@ -38,10 +41,14 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
     classes = (
         f"| class | precision | recall | F1 | samples |\n|---|---|---|---|---|\n{rows}\n" if rows else ""
     )
-    learnt = f"{len(spec.classes)} classes: " if spec.classes else "the values of "
+    does = {
+        "classification": f"sorts into {len(spec.classes)} classes: {', '.join(spec.classes)}",
+        "regression": f"estimates {', '.join(spec.targets)}",
+        "anomaly": "tells what is unlike the normal samples",
+    }[spec.task]
     return f"""# {project}, version {version}
 
-- **What it does**: {spec.modality} {spec.task} into {learnt}{", ".join(spec.outputs)}.
+- **What it does**: takes {ARTICLES[spec.modality]} and {does}.
 - **Input**: {TAKES[spec.modality]}.
 - **Output**: {GIVES[spec.task]}.
 - **Network**: {", ".join(f"{key} {value}" for key, value in model.items())}.

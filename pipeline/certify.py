@@ -136,7 +136,7 @@ def _busy(
     with ThreadPoolExecutor(connections) as pool:
         parts = list(pool.map(lambda share: ask(client, share, spec), shares))
     wall = time.perf_counter() - began
-    rows = np.empty((len(bodies), len(spec.outputs)), np.float32)
+    rows = np.empty((len(bodies), parts[0][0].shape[1]), np.float32)
     for at, part in enumerate(parts):
         rows[at::connections] = part[0]
     answers = [answer for part in parts for answer in part[2]]

@@ -80,6 +80,8 @@ def told(answer: dict[str, Any]) -> str:
     """An answer in a few words, with a bracket left open."""
     if "label" in answer:
         return f"{answer['label']}  ({answer['probabilities'][answer['label']]:.4f}, "
+    if "anomaly" in answer:
+        return f"{'anomaly' if answer['anomaly'] else 'normal'}  (score {answer['score']:.3f}, "
     return ", ".join(f"{name} {value:.5g}" for name, value in answer["values"].items()) + "  ("
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline import metrics
+from serving.inputs.spec import Task
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
 
@@ -26,6 +27,7 @@ class Difference:
 
 
 def difference(
+    task: Task,
     metric: str,
     weights: np.ndarray,
     labels: np.ndarray,
@@ -33,18 +35,23 @@ def difference(
     other: np.ndarray,
     confidence: float,
 ) -> Difference:
-    """Candidate less other over the same resamples (B, N); labels (N,) or (N, M), outputs (N, K) or (N, M) each."""
+    """Candidate less other over the same resamples (B, N), for any metric of the task.
+
+    Labels are (N,) or targets (N, M); outputs are (N, K) or (N, M) each.
+    """
     sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
-    function = metrics.EVERY[metric]
+    function = metrics.BY_TASK[task][metric]
     ones = np.ones((1, len(labels)))
     value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
     spread = sign * (function(weights, labels, mine) - function(weights, labels, other))
     return Difference(float(value), *metrics.interval(spread, confidence))
 
 
-def baseline(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Outputs (N, K) of the trivial model that always answers the class frequencies, or the mean of the targets."""
-    if labels.ndim == 2:
+def baseline(task: Task, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Outputs (N, K) of the trivial model: the class frequencies, the mean of the targets, or one score for all."""
+    if task == "anomaly":
+        return np.ones((len(labels), 1), np.float32)
+    if task == "regression":
         return np.tile(labels.mean(axis=0), (len(labels), 1))
     shares = np.bincount(labels, minlength=classes) / len(labels)
     return np.tile(shares.astype(np.float32), (len(labels), 1))

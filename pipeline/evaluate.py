@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline import metrics, plots, regression, tracking
+from pipeline import anomaly, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
@@ -82,6 +82,11 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
         return
+    if spec.task == "anomaly":
+        anomaly.draw(targets, outputs, folder)
+        scores = 1 - 0.5 ** outputs[:, :1]  # 0 to 1, and a half at the alarm
+        plots.curves(targets, np.hstack([1 - scores, scores]), spec.classes, folder)
+        return
     plots.confusion_matrix(targets, outputs, spec.classes, folder)
     plots.curves(targets, outputs, spec.classes, folder)
     plots.reliability(targets, outputs, folder)
@@ -96,7 +101,7 @@ def run() -> None:
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
     report = judge(spec.task, targets, outputs, settings, seed)
-    classes = by_class(targets, outputs, spec.classes) if spec.classes else {}
+    classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)
         write_json(folder / "metrics.json", {**report, "samples": len(targets), "classes": classes})

@@ -61,7 +61,7 @@ def write_golden(
     """
     folder.mkdir()
     spec = test.spec
-    chosen = choose(test.targets, outputs, count) if spec.classes else spread(outputs, count)
+    chosen = choose(test.targets, outputs, count) if spec.task == "classification" else spread(outputs, count)
     forms = raw_requests([bytes(test.column("id")[row]) for row in chosen], ingest, data)
     requests = []
     for number, (row, every) in enumerate(zip(chosen, forms, strict=True)):

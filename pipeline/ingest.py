@@ -61,7 +61,7 @@ def ingest(source: Source, settings: Ingest, folder: Path) -> int:
 def names_of(spec: DataSpec, chunk: Chunk) -> list[object]:
     """What each sample's target is called: its class, or its values."""
     targets = np.asarray(chunk.columns[spec.target.name])
-    if spec.task == "classification":
+    if spec.classes:
         return [spec.classes[label] for label in targets]
     return [" ".join(map(str, row)) for row in targets.tolist()]
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline import regression
+from pipeline import anomaly, regression
+from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
 from serving.inputs.spec import Task
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -37,11 +38,6 @@ def confusion(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
     return table.reshape(-1, classes, classes)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Quotients, NaN where undefined."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
-
-
 def accuracy(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Share of right answers, shape (B,)."""
     return weights @ (probabilities.argmax(1) == labels) / weights.sum(1)
@@ -54,9 +50,9 @@ def per_class(
     table = confusion(weights, labels, probabilities)
     hits = np.einsum("bkk->bk", table)
     present = table.sum(2)
-    recall = _ratio(hits, present)
-    precision = np.where(present > 0, np.nan_to_num(_ratio(hits, table.sum(1))), np.nan)
-    f1 = np.where(present > 0, np.nan_to_num(_ratio(2 * hits, present + table.sum(1))), np.nan)
+    recall = ratio(hits, present)
+    precision = np.where(present > 0, np.nan_to_num(ratio(hits, table.sum(1))), np.nan)
+    f1 = np.where(present > 0, np.nan_to_num(ratio(2 * hits, present + table.sum(1))), np.nan)
     return precision, recall, f1
 
 
@@ -89,34 +85,18 @@ def bins(confidence: np.ndarray) -> np.ndarray:
     return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
-def counts_above(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weighted true and false positives (B, T) at each of T falling thresholds, ties taken together."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)
-    ordered = weights[:, order]
-    hits = np.cumsum(ordered * positive[order], axis=1)[:, last]
-    return hits, np.cumsum(ordered, axis=1)[:, last] - hits
-
-
 def roc_auc(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Area under the ROC curve, one class against the rest, mean over the classes, shape (B,)."""
-    areas = []
-    for label in range(probabilities.shape[1]):
-        hits, alarms = counts_above(weights, labels == label, probabilities[:, label])
-        tpr, fpr = _ratio(hits, hits[:, -1:]), _ratio(alarms, alarms[:, -1:])
-        start = np.zeros((len(weights), 1))
-        areas.append(np.trapezoid(np.hstack([start, tpr]), np.hstack([start, fpr]), axis=1))
-    return np.nanmean(areas, axis=0)
+    columns = range(probabilities.shape[1])
+    return np.nanmean([roc_auc_of(weights, labels == k, probabilities[:, k]) for k in columns], axis=0)
 
 
 def average_precision(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Step-wise area under the precision-recall curve, mean over the classes, shape (B,)."""
-    areas = []
-    for label in range(probabilities.shape[1]):
-        hits, alarms = counts_above(weights, labels == label, probabilities[:, label])
-        steps = np.diff(_ratio(hits, hits[:, -1:]), axis=1, prepend=0)
-        areas.append((steps * np.nan_to_num(_ratio(hits, hits + alarms))).sum(1))
-    return np.nanmean(areas, axis=0)
+    columns = range(probabilities.shape[1])
+    return np.nanmean(
+        [average_precision_of(weights, labels == k, probabilities[:, k]) for k in columns], axis=0
+    )
 
 
 METRICS: dict[str, Metric] = {
@@ -136,9 +116,14 @@ BY_TASK: dict[Task, dict[str, Metric]] = {
         "mae": regression.mae,
         "r2": regression.r2,
     },
+    "anomaly": {
+        "roc_auc": anomaly.roc_auc,
+        "average_precision": anomaly.average_precision,
+        "recall": anomaly.recall,
+        "false_alarms": anomaly.false_alarms,
+    },
 }
-EVERY = {name: metric for metrics in BY_TASK.values() for name, metric in metrics.items()}
-LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae"}
+LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae", "false_alarms"}
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

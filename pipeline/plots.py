@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline import metrics
+from pipeline.core.ranking import counts_above
 from pipeline.core.tables import write_csv
 from serving.inputs.spec import Task
 
 mpl.use("agg")
-SCORE = {"classification": "accuracy", "regression": "R2"}
+SCORE = {"classification": "accuracy", "regression": "R2", "anomaly": "ROC-AUC"}
 POINTS = 200  # a curve is thinned to about so many points
 
 
@@ -46,7 +47,7 @@ def curves(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
     ones = np.ones((1, len(labels)))
     roc, pr = [], []
     for number, name in enumerate(classes):
-        hits, alarms = (c[0] for c in metrics.counts_above(ones, labels == number, probabilities[:, number]))
+        hits, alarms = (c[0] for c in counts_above(ones, labels == number, probabilities[:, number]))
         if not hits[-1] or not alarms[-1]:
             continue
         at = np.unique(np.linspace(0, len(hits) - 1, POINTS).astype(int))

@@ -133,10 +133,10 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
     elif (column := dataset.spec.role("time")) is not None:
         split = by_time(np.array(dataset.column(column.name)), groups, settings)
     else:
-        classified = dataset.spec.task == "classification"
-        labels = dataset.targets if classified else np.zeros(len(dataset), np.int64)
+        labels = dataset.targets if dataset.spec.classes else np.zeros(len(dataset), np.int64)
         ids = np.array(dataset.column("id"))
-        return assign(ids, labels, groups, settings, seed, dataset.spec.classes)
+        split = assign(ids, labels, groups, settings, seed, dataset.spec.classes)
+        return judged_alone(split, ids, labels, seed) if dataset.spec.task == "anomaly" else split
     counts = np.bincount(split, minlength=len(SPLITS))
     if not counts.all():
         empty = ", ".join(name for name, count in zip(SPLITS, counts, strict=True) if not count)
@@ -149,6 +149,13 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
             raise UserError(
                 f"the training split has no sample of {', '.join(unseen)}: no model can learn them"
             )
+    return split
+
+
+def judged_alone(split: np.ndarray, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The split with no anomaly in training: those that fell there are shared out between val and test."""
+    moved = np.flatnonzero((split == 0) & (labels == 1))
+    split[moved] = [1 + (position(bytes(identity), seed + 1) < 0.5) for identity in ids[moved]]
     return split
 
 

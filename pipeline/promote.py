@@ -78,7 +78,9 @@ def against_champion(
                 None,
             )
         parts = [predictor.outputs(rows) for rows in Dataset(TEST).input_chunks()]
-    found = difference(settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence)
+    found = difference(
+        own.task, settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence
+    )
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
 
 
@@ -100,8 +102,8 @@ def judge(
     labels = test.targets
     mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
     weights = metrics.resamples(settings.resamples, len(labels), seed)
-    trivial = baseline(labels, mine.shape[1])
-    floor = difference(settings.metric, weights, labels, mine, trivial, settings.confidence)
+    trivial = baseline(test.spec.task, labels, mine.shape[1])
+    floor = difference(test.spec.task, settings.metric, weights, labels, mine, trivial, settings.confidence)
     compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
     verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)
     if champion is None or verdict != "promoted":

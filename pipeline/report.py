@@ -15,6 +15,7 @@ PICTURES = {
     "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
     "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
+    "Scores": DATA / "evaluate" / "plots" / "scores.png",
     "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
     "Reliability": DATA / "evaluate" / "plots" / "reliability.png",
     "ROC": DATA / "evaluate" / "plots" / "roc.png",

@@ -15,10 +15,12 @@ from typing import Any
 from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
+INPUTS = ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")
 PACKAGE = (
-    "__init__.py", "predictor.py",
-    *(f"inputs/{name}.py" for name in ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")),
-)  # what the handler imports, none of MLflow  # fmt: skip
+    "__init__.py",
+    "predictor.py",
+    *(f"inputs/{name}.py" for name in INPUTS),
+)  # what the handler imports
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 

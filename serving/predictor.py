@@ -119,7 +119,14 @@ class Predictor:
 
 
 def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
-    """What one row of outputs says: `label` and `probabilities`, or the `values` of a regression's targets."""
+    """What one row of outputs says.
+
+    `label` and `probabilities` of a classifier; `values` of a regression's targets; `anomaly`, `score` (above 1 is
+    an anomaly) and `embedding` of an autoencoder.
+    """
+    if spec.task == "anomaly":
+        score, *embedding = map(float, row)
+        return {"anomaly": score > 1, "score": score, "embedding": embedding}
     values = {name: float(value) for name, value in zip(spec.outputs, row, strict=True)}
     if spec.task == "classification":
         return {"label": spec.classes[int(row.argmax())], "probabilities": values}
@@ -128,5 +135,7 @@ def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
 
 def numbers(spec: DataSpec, answer: dict[str, Any]) -> list[float]:
     """The row of outputs that an answer was made from."""
+    if spec.task == "anomaly":
+        return [answer["score"], *answer["embedding"]]
     said = answer["probabilities" if spec.task == "classification" else "values"]
     return [said[name] for name in spec.outputs]

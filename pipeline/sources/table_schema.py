@@ -11,18 +11,13 @@ from typing import Any
 from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Data
+from pipeline.sources.learnt import FEW, SPLITTING, in_order
 from pipeline.sources.tablefiles import TableFile
 from serving.inputs.spec import Column, DataSpec, Kind, TableField, TableInput
 from serving.inputs.table import boolean, category, days, is_missing
 
 READ = 4096  # rows read at a time; the schema must not depend on `ingest.chunk`
-DISTINCT = 20  # a target of numbers with more different values is a regression's
 KEPT = 20_000  # different values of a column that are counted, at least; beyond, the rarest are forgotten
-OPTIONAL = (
-    Column(name="group", role="group", dtype="<i8"),
-    Column(name="time", role="time", dtype="<f8"),
-    Column(name="split", role="split", dtype="|u1"),
-)
 
 
 def _number(value: Any) -> None:
@@ -82,9 +77,9 @@ class Profile:
         """The categories, the most frequent first, then by name."""
         return [name for name, _ in sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))]
 
-    def classes(self) -> list[str]:
+    def classes(self) -> tuple[str, ...]:
         """The categories in the order of their names, which for numbers is their size."""
-        return sorted(self.counts, key=float if "number" in self.possible else None)
+        return in_order(self.counts)
 
 
 def _passes(kind: Kind, value: Any) -> bool:
@@ -103,7 +98,6 @@ class Schema:
     rows: int
     notes: tuple[str, ...]
     columns: Mapping[str, str]
-    time: Kind = "number"
 
 
 def infer(files: Sequence[TableFile], data: Data, named: Mapping[str, str]) -> Schema:
@@ -126,21 +120,20 @@ def infer(files: Sequence[TableFile], data: Data, named: Mapping[str, str]) -> S
         notes.insert(0, "the first column has no name and was left out")
     if not fields:
         raise UserError(f"{files[0].name} has no column to learn from beside the target")
-    time = profiles[data.time].kind if data.time else "number"
-    if time not in ("number", "date"):
+    if data.time and profiles[data.time].kind not in ("number", "date"):
         raise UserError(f"data.time: column '{data.time}' holds no dates: {profiles[data.time].odd}")
     table = TableInput(fields=tuple(fields))
     size = len(table.numbers) + len(table.categories)
     regression = _is_regression(data, targets, profiles)
     shape = Column(name="row", role="input", dtype="<f4", shape=(size,))
-    more = [column for column in OPTIONAL if column.name in roles]
+    more = [column for role, (column, _) in SPLITTING.items() if role in roles]
     spec = DataSpec(
         modality="table", task="regression" if regression else "classification", source=data.source,
         columns=columns_of(shape, len(targets) if regression else 0, *more), table=table,
         classes=() if regression else _classes(targets[0], profiles[targets[0]], data, named),
         targets=targets if regression else (),
     )  # fmt: skip
-    return Schema(spec, rows, tuple(notes), roles if regression else {**roles, "label": targets[0]}, time)
+    return Schema(spec, rows, tuple(notes), roles if regression else {**roles, "label": targets[0]})
 
 
 def _check_columns(data: Data, roles: Mapping[str, str], names: Sequence[str]) -> None:
@@ -207,7 +200,7 @@ def _is_regression(data: Data, targets: Sequence[str], profiles: Mapping[str, Pr
             said = f"one value, {next(iter(profile.counts))!r}" if profile.counts else "nothing"
             raise UserError(f"data.target: column '{name}' holds {said}; there is nothing to learn")
     numbers = all("number" in profile.possible for profile in found.values())
-    many = all(len(profile.counts) > DISTINCT or profile.forgotten for profile in found.values())
+    many = all(len(profile.counts) > FEW or profile.forgotten for profile in found.values())
     if data.task == "regression" or (data.task == "auto" and numbers and many):
         return True
     if len(found) > 1:

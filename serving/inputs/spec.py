@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 Modality = Literal["image", "table", "series", "text"]
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "anomaly"]
 Role = Literal["input", "target", "id", "group", "split", "time"]
 Kind = Literal["number", "boolean", "date", "category"]
 
@@ -118,8 +118,8 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model's outputs are, by name: the classes, or the targets of a regression."""
-        return self.classes if self.task == "classification" else self.targets
+        """What the model's outputs are, by name: classes, targets, or the score that an embedding follows."""
+        return {"classification": self.classes, "regression": self.targets, "anomaly": ("score",)}[self.task]
 
     @property
     def takes(self) -> BaseModel:
