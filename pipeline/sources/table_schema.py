@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pipeline.core.dataset import columns_of
@@ -31,10 +32,10 @@ TESTS: dict[Kind, Callable[[Any], object]] = {"number": _number, "boolean": bool
 
 @dataclass
 class Profile:
-    """What one column has held so far."""
+    """What one column has held so far: how often each different cell, as far as so many are kept."""
 
     kept: int
-    counts: Counter[str] = field(default_factory=Counter)
+    cells: Counter[Any] = field(default_factory=Counter)
     possible: dict[Kind, None] = field(default_factory=lambda: dict.fromkeys(TESTS))
     numbers: int = 0  # of the different values
     others: int = 0
@@ -44,24 +45,32 @@ class Profile:
     def add(self, values: Sequence[Any], origins: Sequence[str]) -> None:
         """Look at more values."""
         for value, count in Counter(values).items():
-            if not is_missing(value):
-                name = category(value)
-                if name not in self.counts:
-                    self._test(value, values, origins)
-                self.counts[name] += count
-        if len(self.counts) > self.kept:
-            ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-            self.counts, self.forgotten = Counter(dict(ordered[: self.kept // 2])), True
+            if value in self.cells:
+                self.cells[value] += count
+            elif not is_missing(value):
+                self.cells[value] = count
+                self._test(value, values, origins)
+        if len(self.cells) > self.kept:
+            ordered = sorted(self.cells.items(), key=lambda item: (-item[1], str(item[0])))
+            self.cells, self.forgotten = Counter(dict(ordered[: self.kept // 2])), True
 
     def _test(self, value: Any, values: Sequence[Any], origins: Sequence[str]) -> None:
-        failed = [kind for kind in TESTS if not _passes(kind, value)]
-        for kind in failed:
-            self.possible.pop(kind, None)
-        if "number" not in failed:
+        for kind in tuple(self.possible):
+            if not _passes(kind, value):
+                del self.possible[kind]
+        if "number" in self.possible or _passes("number", value):
             self.numbers += 1
             return
         self.others += 1
         self.odd = self.odd or f"{value!r} at {origins[values.index(value)]}"
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each category was there; asked for once all is seen."""
+        found: Counter[str] = Counter()
+        for value, count in self.cells.items():
+            found[category(value)] += count
+        return found
 
     @property
     def kind(self) -> Kind:
@@ -171,7 +180,7 @@ def _fields(
     fields, notes = [], []
     for name in names:
         profile = profiles[name]
-        if not profile.counts:
+        if not profile.cells:
             notes.append(f"column '{name}' holds nothing and was left out")
             continue
         kind = data.kinds.get(name, profile.kind)
