@@ -21,7 +21,7 @@ from pipeline.sources import Data, open_source
 from pipeline.sources.table import TableSource
 from serving.inputs.body import BadInput
 from serving.inputs.spec import TableField
-from serving.inputs.table import category, decode
+from serving.inputs.table import category, decode, encode
 
 PEOPLE = """age,member,joined,city,score,label
 31,yes,2024-01-05,Rome,1.5,a
@@ -354,6 +354,15 @@ def test_the_server_takes_what_it_never_saw_as_missing_and_refuses_what_is_no_va
         decode(json.dumps({k: v for k, v in row.items() if k != "age"}).encode(), spec)
     with pytest.raises(BadInput, match="the row has 2 cells; expected 5"):
         decode(b"31,yes", spec)
+
+
+def test_whole_columns_of_numbers_are_encoded_at_once() -> None:
+    values = np.array([1, 1e39, np.inf, np.nan, -1e39])
+    encoded, wrong = encode(TableField(name="x", kind="number"), values)
+    assert wrong == [1, 2, 4]
+    assert encoded.dtype == np.float32
+    assert encoded[0] == 1
+    assert np.isnan(encoded[3])
 
 
 def test_one_category_has_one_name() -> None:
