@@ -93,3 +93,13 @@ def test_the_pictures_and_the_table_of_residuals_are_written(tmp_path: Path) -> 
     assert [line.split(",")[0] for line in (lines[1], lines[-1])] == ["a", "b"]
     assert float(lines[1].split(",")[3]) == pytest.approx(said[0, 0] - true[0, 0], rel=1e-4)
     assert (tmp_path / "residuals.png").stat().st_size > 5000
+
+
+def test_what_is_pictured_is_spread_over_all_rows(tmp_path: Path) -> None:
+    true = np.arange(12_000, dtype=np.float32)[:, None]
+    column = Column(name="row", role="input", dtype="<f4", shape=(1,))
+    spec = DataSpec(modality="table", task="regression", source="t", columns=(column,), targets=("a",))
+    regression.draw(spec, true, true, tmp_path)
+    lines = (tmp_path / "residuals.csv").read_text().splitlines()
+    assert len(lines) == 1 + regression.SHOWN
+    assert (lines[1].split(",")[1], lines[-1].split(",")[1]) == ("0.0", "11999.0")
