@@ -10,9 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import memory, quality, road, training
+from benchmarks import data, memory, quality, road, training
 
-ALL = {"training": training.run, "memory": memory.run, "road": road.run, "quality": quality.run}
+ALL = {
+    "training": training.run,
+    "memory": memory.run,
+    "road": road.run,
+    "quality": quality.run,
+    "data": data.run,
+}
 RESULTS = Path(__file__).parent / "results"
 
 

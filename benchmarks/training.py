@@ -20,7 +20,6 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from models import build
 from models.params import Model
 from models.served import Served
 from pipeline.core.dataset import DatasetWriter, image_columns
@@ -105,7 +104,7 @@ class Logits(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C, H, W) uint8 to logits (N, K)."""
-        return self.served.logits(x)
+        return self.served.raw(x)
 
 
 def timed(work: object) -> float:
@@ -129,7 +128,7 @@ def run() -> dict[str, float]:
         job = Job(MODEL, TRAIN, spec, TRANSFORM, Path(scratch) / "train", Path(scratch) / "val", 0, Compute())
 
         def fresh() -> Served:
-            return Served(build(MODEL, spec), TRANSFORM)
+            return Served(MODEL, spec, TRANSFORM)
 
         fit(job, [])  # everything is loaded and warm before the first round
         for _ in range(ROUNDS):

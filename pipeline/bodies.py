@@ -16,6 +16,7 @@ from serving.inputs.spec import DataSpec, TableField
 Body = tuple[bytes, str]  # and its content type
 JSON = "application/json"
 DAY = 86_400  # seconds
+NOT_PLAIN = (b"{", b"[", b"\xef\xbb\xbf")  # begins JSON, or is a byte-order mark
 
 
 def image_body(image: np.ndarray, number: int, spec: DataSpec) -> Body:
@@ -64,10 +65,12 @@ def series_body(steps: np.ndarray, number: int, spec: DataSpec) -> Body:
 
 
 def text_body(text: np.ndarray, number: int, spec: DataSpec) -> Body:
-    """Plain UTF-8, and every fourth JSON."""
+    """Plain UTF-8, and JSON for every fourth and for what would be read otherwise when sent plain."""
     del spec
     raw = text.tobytes()
-    return (raw, "text/plain") if number % 4 else (json.dumps({"text": raw.decode()}).encode(), JSON)
+    if number % 4 and not raw.startswith(NOT_PLAIN):
+        return raw, "text/plain"
+    return json.dumps({"text": raw.decode()}).encode(), JSON
 
 
 BODIES: dict[str, Callable[[np.ndarray, int, DataSpec], Body]] = {

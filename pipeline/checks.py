@@ -77,7 +77,7 @@ def schema(dataset: Dataset) -> Iterator[Finding]:
         except (OSError, ValueError) as problem:
             yield error(f"column '{column.name}' cannot be read: {problem}", 1)
             continue
-        rows[column.name] = len(array) if array.ndim else 0
+        rows[column.name] = len(array) if column.ragged or array.ndim else 0
         array = array.values if column.ragged else array
         if array.dtype != np.dtype(column.dtype) or array.shape[1:] != column.shape:
             found, expected = f"{array.dtype.str} {array.shape[1:]}", f"{column.dtype} {column.shape}"

@@ -52,7 +52,7 @@ def baseline(task: Task, labels: np.ndarray, classes: int) -> np.ndarray:
     if task == "anomaly":
         return np.ones((len(labels), 1), np.float32)
     if task == "regression":
-        return np.tile(labels.mean(axis=0), (len(labels), 1))
+        return np.tile(labels.mean(axis=0, dtype=np.float64), (len(labels), 1))
     shares = np.bincount(labels, minlength=classes) / len(labels)
     return np.tile(shares.astype(np.float32), (len(labels), 1))
 

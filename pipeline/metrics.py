@@ -13,19 +13,34 @@ import numpy as np
 
 from pipeline import anomaly, regression
 from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
-from serving.inputs.spec import Task
+from serving.inputs.spec import DataSpec, Task
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 BINS = 15  # of the calibration error, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)
 
 
-def resamples(count: int, size: int, seed: int) -> np.ndarray:
-    """Bootstrap weights (B, N): `count` draws of `size` samples with replacement."""
+def resamples(count: int, size: int, seed: int, block: int = 1) -> np.ndarray:
+    """Bootstrap weights (B, N): `count` draws of `size` samples with replacement.
+
+    Samples that follow one another and are alike are drawn in blocks of `block`, round the end to the start, after
+    Politis and Romano, "A circular block-resampling procedure for stationary data" (1992): drawn alone they would
+    make intervals too narrow.
+    """
     generator = np.random.default_rng(seed)
     weights = np.zeros((count, size), np.float32)
+    block = min(block, size)
+    steps = np.arange(block)
     for row in weights:
-        row[:] = np.bincount(generator.integers(0, size, size), minlength=size)
+        starts = generator.integers(0, size, -(-size // block))
+        drawn = (starts[:, None] + steps).ravel()[:size] % size
+        row[:] = np.bincount(drawn, minlength=size)
     return weights
+
+
+def block_of(spec: DataSpec) -> int:
+    """Samples that are drawn together: windows of a forecast that overlap, else one."""
+    series = spec.series
+    return series.max_steps + series.horizon if series is not None and series.horizon else 1
 
 
 def confusion(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def merged(groups: np.ndarray, other: np.ndarray) -> np.ndarray:
         joined = groups
         for by in (other, groups):
             _, where = np.unique(by, return_inverse=True)
-            least = np.full(where.max() + 1, len(by), np.int64)
+            least = np.full(where.max() + 1, np.iinfo(np.int64).max)
             np.minimum.at(least, where, joined)
             joined = least[where]
         if np.array_equal(joined, groups):
@@ -131,13 +131,18 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
         if straddling := _straddling(groups, split):
             print(f"prepare: {straddling} groups of copies lie in several of the given splits")
     elif (column := dataset.spec.role("time")) is not None:
-        split = by_time(np.array(dataset.column(column.name)), groups, settings)
+        times = np.array(dataset.column(column.name))
+        if (begin := dataset.spec.role("begin")) is None:
+            split = by_time(times, groups, settings)
+        else:  # windows overlap and repeat themselves: time alone decides
+            split = by_time(times, np.arange(len(times)), settings)
+            split = apart(split, np.array(dataset.column(begin.name)), times)
     else:
         labels = dataset.targets if dataset.spec.classes else np.zeros(len(dataset), np.int64)
         ids = np.array(dataset.column("id"))
         split = assign(ids, labels, groups, settings, seed, dataset.spec.classes)
         return judged_alone(split, ids, labels, seed) if dataset.spec.task == "anomaly" else split
-    counts = np.bincount(split, minlength=len(SPLITS))
+    counts = np.bincount(split, minlength=len(SPLITS))[: len(SPLITS)]
     if not counts.all():
         empty = ", ".join(name for name, count in zip(SPLITS, counts, strict=True) if not count)
         raise UserError(
@@ -149,6 +154,15 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
             raise UserError(
                 f"the training split has no sample of {', '.join(unseen)}: no model can learn them"
             )
+    return split
+
+
+def apart(split: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The split without samples, now 3, whose targets begin before those of an earlier split have ended."""
+    split = split.copy()
+    for number in (1, 2):
+        edge = end[split < number].max(initial=-np.inf)
+        split[(split == number) & (begin <= edge)] = len(SPLITS)
     return split
 
 
@@ -167,7 +181,7 @@ def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
 
 def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
     """Fit on train, then write the transform and one data set folder a split."""
-    (folder / "transform").mkdir()
+    (folder / "transform").mkdir(parents=True)
     fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform")
     write_json(folder / "transform" / "transform.json", fitted.transform)
     writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
@@ -190,7 +204,7 @@ def run() -> None:
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
         write_splits(dataset, split, folder)
-    counts = np.bincount(split, minlength=3)
+    counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")
 

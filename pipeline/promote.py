@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name, Seed
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.forecasting import naive
 from pipeline.report import write_report
 from serving.inputs.spec import read_json, read_spec, write_json
 from serving.inputs.text import TOKENIZER
@@ -95,14 +96,15 @@ def judge(
     """The verdict on the candidate, its reason, and what was compared."""
     test = Dataset(TEST)
     if settings.metric not in metrics.BY_TASK[test.spec.task]:
-        known = ", ".join(metrics.BY_TASK[test.spec.task])
+        known = ", ".join(name for name in metrics.BY_TASK[test.spec.task] if name in get_args(Metric))
         raise UserError(
             f"promote.metric: '{settings.metric}' is no metric of {test.spec.task}; expected {known}"
         )
     labels = test.targets
     mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
-    weights = metrics.resamples(settings.resamples, len(labels), seed)
-    trivial = baseline(test.spec.task, labels, mine.shape[1])
+    weights = metrics.resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
+    forecast = test.spec.series is not None and test.spec.series.horizon > 0
+    trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
     floor = difference(test.spec.task, settings.metric, weights, labels, mine, trivial, settings.confidence)
     compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
     verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)

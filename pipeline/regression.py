@@ -35,11 +35,12 @@ def mae(weights: np.ndarray, targets: np.ndarray, outputs: np.ndarray) -> np.nda
 
 def r2(weights: np.ndarray, targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """Share of the variance that is explained, shape (B,); NaN where a target is constant."""
-    targets = targets.astype(np.float64)
+    error = weights @ (outputs.astype(np.float64) - targets) ** 2
+    targets = targets.astype(np.float64) - targets[0]  # near zero, so that squares lose no digits
     total = weights.sum(1, keepdims=True)
-    mean = weights @ targets / total
-    spread = weights @ targets**2 / total - mean**2
-    error = weights @ (outputs - targets) ** 2 / total
+    squares = weights @ targets**2
+    spread = squares - (weights @ targets) ** 2 / total
+    spread = np.where(spread > 1e-12 * squares, spread, 0)  # what is left of a constant by rounding
     return (1 - np.divide(error, spread, out=np.full_like(error, np.nan), where=spread > 0)).mean(1)
 
 

@@ -16,6 +16,7 @@ PICTURES = {
     "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
     "Scores": DATA / "evaluate" / "plots" / "scores.png",
+    "Forecasts": DATA / "evaluate" / "plots" / "forecasts.png",
     "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
     "Reliability": DATA / "evaluate" / "plots" / "reliability.png",
     "ROC": DATA / "evaluate" / "plots" / "roc.png",

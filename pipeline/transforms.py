@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.core.dataset import Dataset
+from pipeline.forecasting import last_values
 from serving.inputs.ragged import Ragged
 from serving.inputs.spec import DataSpec, Transform
 
@@ -96,7 +97,20 @@ class ScaledImages(Scaled):
 
 
 class ScaledSeries(Scaled):
-    """Moments of each channel of ragged series."""
+    """Moments of each channel of ragged series, and of forecasts the error of the naive one."""
+
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+        super().__init__(dataset, train, folder)
+        series = dataset.spec.series
+        assert series is not None
+        if series.horizon:
+            errors, count = np.zeros(len(dataset.spec.targets)), 0
+            for rows, values in training_chunks(dataset, train):
+                last = np.stack([last_values(rows[at], series) for at in range(len(rows))])
+                errors += np.abs(last.astype(np.float64) - values).sum(axis=0)
+                count += len(values)
+            scale = tuple(np.maximum(errors / max(count, 1), 1e-12).tolist())
+            self.transform = self.transform.model_copy(update={"naive_error": scale})
 
     def flat(self, rows: Any) -> np.ndarray:
         """Steps of all rows."""

@@ -16,11 +16,8 @@ from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 INPUTS = ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")
-PACKAGE = (
-    "__init__.py",
-    "predictor.py",
-    *(f"inputs/{name}.py" for name in INPUTS),
-)  # what the handler imports
+# What the handler imports, none of MLflow.
+PACKAGE = ("__init__.py", "predictor.py", *(f"inputs/{name}.py" for name in INPUTS))
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 

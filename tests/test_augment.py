@@ -13,12 +13,15 @@ from torch import nn
 from pipeline import augment
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError, validate
-from pipeline.fitting.augmentation import Augmentation, build
+from pipeline.fitting.augmentation import Augmentation, build, on_images
 from pipeline.pictures import grid
-from tests.conftest import digits, set_params, write_dataset
+from serving.inputs.spec import Transform, write_json
+from tests.conftest import digits, set_params, spec_of, write_dataset
 
 OUTPUT = Path("data/augment")
 NAMES = ("image", "label", "id")
+TRANSFORM = Transform(mean=(40.0,), std=(70.0,))
+ELSEWHERE = {"noise", "masking"}  # of series, tables and texts
 NONE = {name: 0.0 for name in Augmentation.model_fields if name != "strength"}
 EACH = {
     "rotation": 30, "shift": 0.2, "scale": 0.4, "shear": 30, "crop": 0.6, "elastic": 2.0, "flip": 1.0, "erasing": 1.0
@@ -27,6 +30,8 @@ EACH = {
 
 def train_split(project: Path, count: int = 30) -> Dataset:
     images, labels = digits(count, 0)
+    (project / "data/prepare/transform").mkdir(parents=True)
+    write_json(project / "data/prepare/transform/transform.json", TRANSFORM)
     return write_dataset(project / "data/prepare/train", images, labels)
 
 
@@ -100,6 +105,8 @@ def test_grid_puts_every_image_in_its_place() -> None:
 
 # --- the transforms
 
+SPEC = spec_of((1, 28, 28), "ab")
+
 
 def batch(count: int = 16, channels: int = 1) -> torch.Tensor:
     images, _ = digits(count, 0)
@@ -107,11 +114,11 @@ def batch(count: int = 16, channels: int = 1) -> torch.Tensor:
 
 
 def only(name: str, strength: float = 1.0) -> nn.Module:
-    return build(Augmentation(**{**NONE, name: EACH[name]}, strength=strength), 28, 28)
+    return build(Augmentation(**{**NONE, name: EACH[name]}, strength=strength), SPEC, TRANSFORM)
 
 
 def test_every_transform_is_tested() -> None:
-    assert EACH.keys() == NONE.keys()
+    assert EACH.keys() | ELSEWHERE == NONE.keys()
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -136,7 +143,7 @@ def test_a_transform_changes_pixels_and_nothing_else(name: str, channels: int) -
 @pytest.mark.parametrize("name", EACH)
 def test_members_of_a_batch_get_draws_of_their_own(name: str) -> None:
     torch.manual_seed(0)
-    unsure = build(Augmentation(**{**NONE, "flip": 0.5}), 28, 28)  # a sure flip is the same for all
+    unsure = on_images(Augmentation(**{**NONE, "flip": 0.5}), 28, 28)  # a sure flip is the same for all
     module = unsure if name == "flip" else only(name)
     found = module(batch(1).repeat(16, 1, 1, 1)).flatten(1)
     distinct = len(torch.unique(found.round(), dim=0))
@@ -145,7 +152,7 @@ def test_members_of_a_batch_get_draws_of_their_own(name: str) -> None:
 
 
 def test_the_torch_seed_decides() -> None:
-    module = build(Augmentation(**EACH), 28, 28)
+    module = on_images(Augmentation(**EACH), 28, 28)
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -154,9 +161,9 @@ def test_the_torch_seed_decides() -> None:
     assert not torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("given", [{**EACH, "strength": 0.0}, NONE])
+@pytest.mark.parametrize("given", [{**EACH, "strength": 0.0}, NONE, NONE | dict.fromkeys(ELSEWHERE, 0.5)])
 def test_nothing_asked_is_nothing_done(given: dict[str, float]) -> None:
-    module = build(Augmentation(**given), 28, 28)
+    module = build(Augmentation(**given), SPEC, TRANSFORM)
     assert isinstance(module, nn.Identity)
     assert module(images := batch()) is images
 
@@ -181,7 +188,7 @@ def test_a_shift_stays_within_its_share() -> None:
     images = torch.zeros(256, 1, 28, 28)
     images[:, :, 14, 14] = 255
     torch.manual_seed(0)
-    found = build(Augmentation(**{**NONE, "shift": 0.1}), 28, 28)(images)
+    found = on_images(Augmentation(**{**NONE, "shift": 0.1}), 28, 28)(images)
     across = (found.sum(2) * torch.arange(28)).sum(-1) / found.sum((2, 3))
     moved = (across - 14).abs().max()
     assert 2.4 < moved < 2.9
@@ -190,7 +197,7 @@ def test_a_shift_stays_within_its_share() -> None:
 def test_erasing_happens_as_often_as_asked() -> None:
     torch.manual_seed(0)
     images = torch.full((2_000, 1, 28, 28), 200.0)
-    found = build(Augmentation(**{**NONE, "erasing": 0.3}), 28, 28)(images)
+    found = on_images(Augmentation(**{**NONE, "erasing": 0.3}), 28, 28)(images)
     gone = (found != 200).flatten(1).float().mean(1)
     assert (gone > 0).float().mean() == pytest.approx(0.3, abs=0.05)
     assert gone.max() < 0.13, "a tenth of the area at most"

@@ -41,7 +41,7 @@ def test_no_java_is_told(road: Road) -> None:
 
 def test_a_model_that_the_server_answers_differently_is_stopped(road: Road, tmp_path: Path) -> None:
     other = road.copy(tmp_path / "road")
-    path = other.folder / "data" / "evaluate" / "probabilities.npy"
+    path = other.folder / "data" / "evaluate" / "outputs.npy"
     wrong = np.load(path)
     wrong[5] = np.roll(wrong[5], 1)
     np.save(path, wrong)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_the_figures_are_those_of_scikit_learn(road: Road) -> None:
     told = road.json("data/evaluate/metrics.json")
     labels = np.load(road.folder / "data/prepare/test/label.npy")
-    probabilities = np.load(road.folder / "data/evaluate/probabilities.npy")
+    probabilities = np.load(road.folder / "data/evaluate/outputs.npy")
     assert told["samples"] == len(labels) == len(probabilities)
     said = probabilities.argmax(1)
     onehot = np.eye(probabilities.shape[1])[labels]

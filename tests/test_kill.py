@@ -12,21 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.code import STAGES
 from tests.road import Road
 
 pytestmark = pytest.mark.slow
-STAGES = [
-    "ingest",
-    "validate",
-    "prepare",
-    "augment",
-    "tune",
-    "train",
-    "evaluate",
-    "export",
-    "certify",
-    "promote",
-]
 # Seconds after the stage's process began: once while it loads, once while it works or writes.
 MOMENTS = (0.5, 2.5)
 

@@ -1,136 +1,20 @@
-"""`params.yaml`: one clear message for each wrong key, and a schema that says what the classes say."""
+"""`params.yaml`: one clear message for each wrong key, with its file, its line and what is allowed."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
-from pydantic import BaseModel
 
 from models.params import Model
-from pipeline import quickcheck, schema
-from pipeline.core import params
 from pipeline.core.params import KEYS, UserError, flatten, parse, section
 from pipeline.fitting.fit import Train
 from pipeline.fitting.space import Domain, check, override
 from pipeline.quickcheck import fits_schema
-from pipeline.schema import Params, check_all, kind_of
-
-ROOT = Path(__file__).parents[1]
-SCHEMA = ROOT / "params.schema.json"
-GIVEN = (ROOT / "params.yaml").read_text()
-# What the repository's params.yaml sets otherwise than the classes do, on purpose.
-OTHERWISE: set[str] = set()
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "params.yaml"
-    path.write_text(text, encoding="utf-8")
-    params._read.cache_clear()
-    return path
-
-
-def with_line(key: str, line: str) -> str:
-    """The repository's file with one top-level key replaced by `line`."""
-    content = yaml.safe_load(GIVEN)
-    content.pop(key, None)
-    return f"# a comment\n{line}\n" + yaml.safe_dump(content)
-
-
-def refusal(folder: Path, text: str) -> str:
-    """What `check_all` says of a file, told without its folder."""
-    path = written(folder, text)
-    with pytest.raises(UserError) as told:
-        check_all(path)
-    return str(told.value).replace(str(path), "params.yaml")
-
-
-WRONG = {  # a section as one line of YAML (the file's second): all of the message
-    "model: {widht: 3}": "unknown key 'model.widht'; did you mean 'width'? "
-    "(allowed: family, width, depth, dropout, activation)",
-    "model: {width: 0}": "'model.width' must be at least 1 and at most 4096; found 0",
-    "model: {width: 4097}": "'model.width' must be at least 1 and at most 4096; found 4097",
-    "model: {dropout: 1}": "'model.dropout' must be at least 0 and below 1; found 1",
-    "model: {dropout: .nan}": "'model.dropout' must be at least 0 and below 1; found nan",
-    "model: {width: many}": "'model.width' must be a valid integer; found 'many'",
-    "model: {width: null}": "'model.width' must be a valid integer; found null",
-    "model: {family: rnn}": "'model.family' must be 'cnn' or 'fnn'; found 'rnn'",
-    "model: {1: 2}": "'model.1' must be text, as every key is; found 1",
-    "model: [cnn]": "'model' must hold keys with values (allowed: family, width, depth, dropout, activation); "
-    "found ['cnn']",
-    "model: {width: 1, width: 2}": "'model.width' is given twice",
-    "data: {image: {hieght: 3}}": "unknown key 'data.image.hieght'; did you mean 'height'? "
-    "(allowed: height, width, channels, background, min_side, max_side)",
-    "data: {image: {height: 2000}}": "'data.image.height' must be at least 4 and at most 1024; found 2000",
-    "data: {image: 3}": "'data.image' must hold keys with values "
-    "(allowed: height, width, channels, background, min_side, max_side); found 3",
-    "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
-    "found 200",
-    "train: {lr: 0}": "'train.lr' must be above 0 and at most 10; found 0",
-    "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
-    "found {'val': 0.6, 'test': 0.6}",
-    "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
-    "server: {inference_port: 8082}": "'server': inference_port, management_port, metrics_port must differ; "
-    "found {'inference_port': 8082}",
-    "server: {heap: lots}": "'server.heap' must match ^[1-9][0-9]*[mg]$ "
-    "(Java's largest heap: '512m', '2g'.); found 'lots'",
-    "seed: -1": "'seed' must be at least 0 and below 2147483648; found -1",
-    "seed: seven": "'seed' must be a valid integer; found 'seven'",
-    "tune: {space: {train.lr: {lwo: 1}}}": "unknown key 'tune.space.train.lr.lwo'; did you mean 'low'? "
-    "(allowed: low, high, log, choices)",
-    "tune: {space: {train.lr: {low: a, high: 1}}}": "'tune.space.train.lr.low' must be a valid integer or "
-    "a valid number; found 'a'",
-    "tune: {space: {train.lr: {choices: [[1]]}}}": "'tune.space.train.lr.choices.0' must be a valid boolean or "
-    "a valid integer or a valid number or a valid string; found [1]",
-    "tune: {space: {train.lr: 3}}": "'tune.space.train.lr' must hold keys with values "
-    "(allowed: low, high, log, choices); found 3",
-    "tune: {space: {train.lr: {low: 1}}}": "'tune.space.train.lr': give either 'choices' or both 'low' and "
-    "'high'; found {'low': 1}",
-    "tune: {space: {train.lr: {low: 1, high: 2, choices: [1]}}}": "'tune.space.train.lr': give either 'choices' "
-    "or both 'low' and 'high'; found {'low': 1, 'high': 2, 'choices': [1]}",
-    "tune: {space: {train.lr: {low: 2, high: 2}}}": "'tune.space.train.lr': 'low' (2) must be below 'high' (2); "
-    "found {'low': 2, 'high': 2}",
-    "tune: {space: {train.lr: {low: 0, high: 2, log: true}}}": "'tune.space.train.lr': 'low' (0) must be above 0 "
-    "where 'log' is true; found {'low': 0, 'high': 2, 'log': True}",
-    "tune: {space: {train.lrr: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lrr'; did you mean 'lr'? "
-    "(allowed: lr, weight_decay, warmup, label_smoothing, max_epochs, batch_size, patience, gradient_clip, "
-    "precision, augmentation)",
-    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be above 0 and at most 10; "
-    "found 11",
-    "tune: {space: {train.lr.x: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lr.x': 'train.lr' holds "
-    "a value and no keys",
-    "tune: {space: {model.family: {choices: [cnn, rnn]}}}": "tune.space: 'model.family' must be 'cnn' or 'fnn'; "
-    "found 'rnn'",
-    "tune: {space: {prepare.val: {low: 0.1, high: 0.2}}}": "tune.space: 'prepare.val' cannot be tuned; "
-    "expected model.<name>, train.<name>",
-    "tune: {space: {train: {low: 0.1, high: 0.2}}}": "tune.space: 'train' cannot be tuned; "
-    "expected model.<name>, train.<name>",
-    "tune: {space: {1: {low: 1, high: 2}}}": "'tune.space.1' must be a valid string; found 1",
-}  # fmt: skip
-BROKEN = {  # a whole file: all of the message
-    "": "params.yaml must hold keys such as 'name:' and 'train:'; found an empty file",
-    "# nothing\n": "params.yaml must hold keys such as 'name:' and 'train:'; found an empty file",
-    "- name\n": "params.yaml must hold keys such as 'name:' and 'train:'; found list",
-    "name\n": "params.yaml must hold keys such as 'name:' and 'train:'; found str",
-    "name: mnist\n\tseed: 7\n": "params.yaml, line 2, column 1: not valid YAML: found character '\\t' that cannot "
-    "start any token; indent with spaces",
-    "name: mnist\nseed: [7\n": "params.yaml, line 3, column 1: not valid YAML: expected ',' or ']', but got "
-    "'<stream end>'",
-    "name: mnist\nseed: *x\n": "params.yaml, line 2, column 7: not valid YAML: found undefined alias 'x'",
-    "name: a\n---\nname: b\n": "params.yaml, line 2, column 1: not valid YAML: but found another document",
-    "? [a]\n: 3\n": "params.yaml, line 1, column 3: not valid YAML: found unhashable key",
-    "name: !!python/object/apply:os.getcwd []\n": "params.yaml, line 1, column 7: not valid YAML: could not "
-    "determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'",
-}  # fmt: skip
+from pipeline.schema import check_all
+from tests.wrong import BROKEN, GIVEN, SCHEMA, WRONG, refusal, with_line, written
 
 
 @pytest.mark.parametrize("line", WRONG)
@@ -245,109 +129,6 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         assert section("model", Model, path).width == width
 
 
-# The schema
-
-
-def test_the_schema_in_the_repository_is_the_generated_one() -> None:
-    assert SCHEMA.read_text() == schema.schema_text(), "run 'make schema'"
-
-
-def test_the_repository_s_parameters_fit_the_schema_and_the_classes() -> None:
-    validator = Draft202012Validator(json.loads(SCHEMA.read_text()))
-    Draft202012Validator.check_schema(validator.schema)
-    assert [error.message for error in validator.iter_errors(yaml.safe_load(GIVEN))] == []
-    check_all(ROOT / "params.yaml")
-
-
-def plain_defaults() -> dict[str, Any]:
-    defaults = Params.model_validate({"name": "mnist", "seed": 7})
-    return flatten(defaults.model_dump(mode="json", by_alias=True))
-
-
-def test_every_field_is_spelt_out_so_that_an_experiment_can_override_it() -> None:
-    """`dvc exp run -S train.lr=1` refuses a key that is not in the file."""
-    given = flatten(yaml.safe_load(GIVEN))
-    expected = plain_defaults().keys() - {"tune.space"}
-    assert len(expected) > 90
-    assert expected - given.keys() == set(), "spell these out in params.yaml"
-
-
-def test_what_is_given_is_the_default_except_where_listed() -> None:
-    given, defaults = flatten(yaml.safe_load(GIVEN)), plain_defaults()
-    assert {key for key, value in defaults.items() if given.get(key, value) != value} == OTHERWISE
-
-
-def classes(kind: Any) -> Iterator[type[BaseModel]]:
-    """Every class of parameters below a type."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        yield kind
-        yield from chain.from_iterable(classes(field.annotation) for field in kind.model_fields.values())
-    yield from chain.from_iterable(classes(inner) for inner in get_args(kind))
-
-
-def test_every_field_of_every_section_has_a_description_and_refuses_unknown_keys() -> None:
-    found = set(classes(Params))
-    assert {Domain, Model} < found
-    assert len(found) >= 18
-    silent = [f"{kind.__name__}.{name}" for kind in found for name, field in kind.model_fields.items()
-              if kind is not Params and not field.description]  # fmt: skip
-    assert silent == []
-    assert [kind.__name__ for kind in found if kind.model_config.get("extra") != "forbid"] == []
-    assert all(Params.model_json_schema()["properties"][key].get("description") for key in KEYS)
-
-
-def test_every_number_is_bounded() -> None:
-    """At least on one side, so that a slip of the sign or of the unit is refused."""
-    free = [
-        f"{kind.__name__}.{name}"
-        for kind in set(classes(Params)) - {Domain}
-        for name, field in kind.model_fields.items()
-        if field.annotation in (int, float) and not params._bounds(field)
-    ]
-    assert free == []
-
-
-def test_keys_are_the_sections_in_order() -> None:
-    names = [field.alias or name for name, field in Params.model_fields.items()]
-    assert tuple(names) == (*KEYS[:4], *names[4:])
-    assert set(names) == set(KEYS)
-
-
-# The quick check and the whole one
-
-
-@pytest.mark.parametrize("line", WRONG)
-def test_the_quick_check_passes_nothing_that_the_whole_check_refuses(line: str, tmp_path: Path) -> None:
-    assert not fits_schema(written(tmp_path, with_line(line.partition(":")[0], line)), SCHEMA)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [*BROKEN, "name: |\n  mnist\nseed: 7\n", "name: mnist\nseed: 2020-01-01\n", "model: {}\n",
-     "name: mnist\nseed: 7\nnmae: x\n", "name: a\nname: b\nseed: 7\n"],
-)  # fmt: skip
-def test_the_two_checks_agree_on_broken_files(text: str, tmp_path: Path) -> None:
-    refusal(tmp_path, text)
-    assert not fits_schema(tmp_path / "params.yaml", SCHEMA)
-
-
-def test_the_quick_check_passes_what_is_right(tmp_path: Path) -> None:
-    assert fits_schema(ROOT / "params.yaml", SCHEMA)
-    path = written(tmp_path, "name: mnist\nseed: 7\n")
-    assert fits_schema(path, SCHEMA)
-    assert not fits_schema(path, tmp_path / "no.schema.json")
-    check_all(path)
-
-
-def test_the_quick_check_knows_every_section_with_rules_beyond_a_schema() -> None:
-    def strict(kind: type[BaseModel]) -> bool:
-        rules = kind.__pydantic_decorators__
-        return bool(rules.model_validators or rules.field_validators or rules.root_validators)
-
-    beyond = {key for key in KEYS if any(strict(kind) for kind in classes(kind_of(key)))}
-    assert beyond == (quickcheck.BEYOND.keys() - {"name"}) | {"tune"}, "tune.space is checked by its corners"
-
-
 # The search space
 
 
@@ -375,48 +156,3 @@ def test_an_override_changes_its_own_section_alone() -> None:
 def test_flatten_and_parse() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
     assert parse(GIVEN) == yaml.safe_load(GIVEN)
-
-
-# The command
-
-
-def fairlead_check(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "check"], cwd=folder, env=environment,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_passes_a_right_file_without_loading_a_stage_s_libraries(tmp_path: Path) -> None:
-    written(tmp_path, GIVEN)
-    (tmp_path / "params.schema.json").write_bytes(SCHEMA.read_bytes())
-    done = fairlead_check(tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "params.yaml is right\n", "")
-    loads = "import sys, pipeline.quickcheck; print(*({'torch', 'mlflow', 'optuna', 'pandas'} & set(sys.modules)))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    loaded = subprocess.run(
-        [sys.executable, "-c", loads], env=environment, capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.strip() == ""
-
-
-@pytest.mark.slow
-def test_the_command_refuses_wrong_keys_with_exit_code_1_and_no_traceback(tmp_path: Path) -> None:
-    content = yaml.safe_load(GIVEN) | {"prepare": {"val": 0.6, "test": 0.6}, "seed": -1}
-    written(tmp_path, yaml.safe_dump(content))
-    (tmp_path / "params.schema.json").write_bytes(SCHEMA.read_bytes())
-    done = fairlead_check(tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    first, second = done.stderr.splitlines()
-    assert first.startswith("error: params.yaml, line ")
-    assert "'seed' must be at least 0" in first
-    assert "val + test is 1.2" in second
-
-
-@pytest.mark.slow
-def test_the_command_tells_a_missing_file(tmp_path: Path) -> None:
-    done = fairlead_check(tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: params.yaml does not exist here")
-    assert len(done.stderr.splitlines()) == 1

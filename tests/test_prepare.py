@@ -10,10 +10,11 @@ import pytest
 from pipeline import prepare
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError, validate
-from pipeline.prepare import SPLITS, ChannelMoments, Prepare, assign
+from pipeline.prepare import SPLITS, Prepare, assign
+from pipeline.transforms import FITS
 from serving.inputs.spec import Transform, read_spec
 from tests.conftest import digits, identities, set_params, write_dataset
-from tests.test_ingest import peak
+from tests.staged import peak
 
 SETTINGS = Prepare()
 SHARES = (1 - SETTINGS.val - SETTINGS.test, SETTINGS.val, SETTINGS.test)
@@ -112,23 +113,29 @@ def test_wrong_shares_are_refused(given: dict[str, float], reason: str) -> None:
         validate(Prepare, given, "prepare")
 
 
+def fitted_on(folder: Path, images: np.ndarray) -> Transform:
+    dataset = write_dataset(folder, images, np.arange(len(images)) % 10)
+    return FITS["image"](dataset, np.ones(len(images), bool), folder).transform
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_moments_are_numpys(channels: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (500, channels, 9, 7), dtype=np.uint8)
+def test_moments_are_numpys(tmp_path: Path, channels: int) -> None:
+    """Over several chunks: the data set has more rows than one."""
+    images = np.random.default_rng(0).integers(0, 256, (2_500, channels, 9, 7), dtype=np.uint8)
     images[:, -1] //= 3
-    moments = ChannelMoments(channels)
-    for at in range(0, 500, 120):
-        moments.update(images[at : at + 120])
-    np.testing.assert_allclose(moments.transform().mean, images.mean(axis=(0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(moments.transform().std, images.std(axis=(0, 2, 3)), rtol=1e-9)
+    images[1_200:] //= 2
+    found = fitted_on(tmp_path, images)
+    np.testing.assert_allclose(found.mean, images.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(found.std, images.std(axis=(0, 2, 3)), rtol=1e-9)
 
 
-def test_a_constant_channel_is_not_divided_by_zero() -> None:
-    moments = ChannelMoments(2)
+def test_a_constant_channel_is_not_divided_by_zero(tmp_path: Path) -> None:
     images = np.stack([np.full((8, 5, 5), 123), np.arange(200).reshape(8, 5, 5)], axis=1)
-    moments.update(images.astype(np.uint8))
-    assert moments.transform().mean[0] == pytest.approx(123)
-    assert moments.transform().std[0] == 1
+    images = np.concatenate([images, images[:, :1]], axis=1)
+    found = fitted_on(tmp_path, images.astype(np.uint8))
+    assert found.mean[0] == pytest.approx(123)
+    assert found.std[0] == found.std[2] == 1
+    assert found.std[1] == pytest.approx(np.arange(200).std())
 
 
 def ingested(project: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +163,7 @@ def test_the_stage_conserves_rows_and_order_and_fits_on_train_only(project: Path
         seen += rows
     assert sorted(seen) == list(range(2_400)), "every row once"
     train = np.array(Dataset(OUTPUT / "train").column("image"))
-    transform = Transform.model_validate_json((OUTPUT / "transform.json").read_text())
+    transform = Transform.model_validate_json((OUTPUT / "transform" / "transform.json").read_text())
     assert 1_200 < len(train) < 2_000
     assert transform.mean[0] == pytest.approx(train.mean(), rel=1e-12)
     assert transform.std[0] == pytest.approx(train.std(), rel=1e-9)

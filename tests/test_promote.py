@@ -55,10 +55,8 @@ def test_a_model_no_better_than_the_trivial_baseline_is_not_the_first_champion(
     for file in ("mlflow.db",):
         with sqlite3.connect(other.folder / file) as store:
             store.execute("delete from registered_model_aliases")
-    probabilities = np.load(other.folder / "data/evaluate/probabilities.npy")
-    np.save(
-        other.folder / "data/evaluate/probabilities.npy", np.random.default_rng(0).permutation(probabilities)
-    )
+    probabilities = np.load(other.folder / "data/evaluate/outputs.npy")
+    np.save(other.folder / "data/evaluate/outputs.npy", np.random.default_rng(0).permutation(probabilities))
     other.run("python", "-m", "pipeline.promote")
     receipt = other.json("data/promote/receipt.json")
     assert receipt["verdict"] in ("inconclusive", "rejected")

@@ -1,4 +1,4 @@
-"""The figures of a regression, against scikit-learn; and that a comparison knows that a smaller error is better."""
+"""Regression: weighted metrics against scikit-learn, and promotion over the mean of the targets."""
 
 from __future__ import annotations
 
@@ -6,93 +6,138 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn import metrics as reference
+import sklearn.metrics as reference
 
-from pipeline import metrics, regression
+from pipeline import promote, regression
 from pipeline.compare import baseline, decide, difference
+from pipeline.core.params import UserError
 from pipeline.evaluate import Evaluate, judge
-from pipeline.golden import spread
+from pipeline.metrics import BY_TASK, LOWER_IS_BETTER, resamples
+from pipeline.promote import Metric, Promote
 from serving.inputs.spec import Column, DataSpec
+from tests.modalities import table_rows, table_spec, write
 
-REFERENCE = {
-    "rmse": reference.root_mean_squared_error,
+KNOWN = {
     "mse": reference.mean_squared_error,
+    "rmse": reference.root_mean_squared_error,
     "mae": reference.mean_absolute_error,
     "r2": reference.r2_score,
 }
+METRICS = BY_TASK["regression"]
 
 
-def answers(n: int, targets: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (N, M) of unlike scales, and answers that are off by so many of their deviations, float32."""
+def drawn(count: int, seed: int, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Two targets (N, 2) of unlike scale, one of them far from zero, and outputs near them."""
     draw = np.random.default_rng(seed)
-    scale = 10.0 ** np.arange(targets)
-    true = draw.normal(size=(n, targets)) * scale + 3 * scale
-    return true.astype(np.float32), (true + noise * draw.normal(size=true.shape) * scale).astype(np.float32)
+    targets = draw.normal(size=(count, 2)) * (1, 300) + (1e6, -40)
+    outputs = targets + noise * draw.normal(size=(count, 2)) * (1, 300)
+    return targets.astype(np.float32), outputs.astype(np.float32)
 
 
-@pytest.mark.parametrize("targets", [1, 3])
-@pytest.mark.parametrize("name", REFERENCE)
-def test_every_metric_is_scikit_learns(name: str, targets: int) -> None:
-    true, said = answers(200, targets, 0.5)
-    weights = metrics.resamples(5, len(true), seed=1)
-    found = metrics.BY_TASK["regression"][name](weights, true, said)
-    expected = [REFERENCE[name](true, said, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert metrics.BY_TASK["regression"].keys() == REFERENCE.keys()
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_every_metric_is_scikit_learns(name: str, columns: int) -> None:
+    assert KNOWN.keys() == METRICS.keys()
+    targets, outputs = (each[:, :columns] for each in drawn(150, 3))
+    weights = np.vstack([np.ones((1, 150)), resamples(12, 150, 0)])
+    found = METRICS[name](weights, targets, outputs)
+    truth, said = targets.astype(float), outputs.astype(float)
+    expected = [KNOWN[name](truth, said, sample_weight=row) for row in weights]
+    assert found.shape == (13,)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(set(found.round(6))) > 10, "the resamples differ, so that agreement means something"
 
 
-def test_r2_of_a_constant_target_is_not_defined() -> None:
-    ones = np.ones((1, 4))
-    assert np.isnan(regression.r2(ones, np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)))
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6, -3e-7])
+def test_a_constant_target_has_no_share_of_variance_to_explain(value: float) -> None:
+    targets = np.full((40, 1), value, np.float32)
+    weights = np.vstack([np.ones((1, 40)), resamples(20, 40, 0)])
+    assert np.isnan(regression.r2(weights, targets, targets + np.float32(0.1))).all()
 
 
-def test_evaluate_reports_each_with_an_interval_that_holds_it() -> None:
-    true, said = answers(300, 1, 0.3)
-    report = judge("regression", true, said, Evaluate(resamples=300), seed=7)
-    assert list(report) == ["rmse", "mse", "mae", "r2"]
+def test_a_perfect_model_and_the_mean() -> None:
+    targets, _ = drawn(60, 1)
+    ones = np.ones((1, 60))
+    for name, metric in METRICS.items():
+        assert metric(ones, targets, targets)[0] == pytest.approx(float(name not in LOWER_IS_BETTER))
+    mean = baseline("regression", targets, 2)
+    np.testing.assert_allclose(mean, np.tile(targets.astype(float).mean(0), (60, 1)))
+    assert regression.r2(ones, targets, mean)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_report_holds_every_metric_with_its_interval() -> None:
+    targets, outputs = drawn(300, 2)
+    report = judge(BY_TASK["regression"], targets, outputs, Evaluate(), 7)
+    assert report.keys() == METRICS.keys()
     for name, entry in report.items():
-        assert entry["value"] == pytest.approx(REFERENCE[name](true, said), rel=1e-5)
         assert entry["low"] < entry["value"] < entry["high"]
+        assert entry["value"] == pytest.approx(
+            KNOWN[name](targets.astype(float), outputs.astype(float)), rel=1e-6
+        )
 
 
-@pytest.mark.parametrize("name", REFERENCE)
-def test_the_nearer_answers_are_better_in_every_metric(name: str) -> None:
-    true, near = answers(300, 2, 0.2)
-    far = answers(300, 2, 0.4)[1]
-    weights = metrics.resamples(300, len(true), seed=3)
-    found = difference("regression", name, weights, true, near, far, 0.95)
-    assert 0 < found.low <= found.value <= found.high
-    assert decide(found, 0, "the other", name)[0] == "promoted"
-    back = difference("regression", name, weights, true, far, near, 0.95)
-    assert back.value == pytest.approx(-found.value)
-    assert decide(back, 0, "the other", name)[0] == "rejected"
+def test_the_interval_of_the_error_covers_the_truth_about_as_often_as_it_says() -> None:
+    """300 test sets of one model; 300 trials of 0.95 have a deviation of 0.013."""
+    draw, covered = np.random.default_rng(4), 0
+    for _ in range(300):
+        targets, errors = draw.normal(size=(2, 200, 1))
+        entry = judge(BY_TASK["regression"], targets, targets + errors, Evaluate(resamples=200), 1)["mse"]
+        covered += entry["low"] <= 1 <= entry["high"]
+    assert 0.89 < covered / 300 < 0.99
 
 
-def test_the_baseline_answers_the_means() -> None:
-    true, said = answers(100, 2, 0.1)
-    trivial = baseline("regression", true, 2)
-    np.testing.assert_allclose(trivial[[0, -1]], [true.mean(0)] * 2, rtol=1e-6)
-    weights = metrics.resamples(200, 100, seed=0)
-    assert difference("regression", "r2", weights, true, said, trivial, 0.95).low > 0.9
+# Promotion
 
 
-def test_golden_requests_are_spread_over_the_answers() -> None:
-    outputs = np.random.default_rng(0).permutation(100).astype(np.float32)[:, None]
-    assert outputs[spread(outputs, 5), 0].tolist() == [0, 24, 49, 74, 99]
-    assert len(spread(outputs[:3], 16)) == 3
+def test_every_metric_of_promote_is_one_of_a_task() -> None:
+    named = {name for known in BY_TASK.values() for name in known}
+    assert set(Metric.__args__) <= named  # type: ignore[attr-defined]
+    for task, known in BY_TASK.items():
+        assert set(Metric.__args__) & known.keys(), task  # type: ignore[attr-defined]
 
 
-def test_the_pictures_and_the_table_of_residuals_are_written(tmp_path: Path) -> None:
-    true, said = answers(50, 2, 0.1)
-    column = Column(name="row", role="input", dtype="<f4", shape=(1,))
-    spec = DataSpec(modality="table", task="regression", source="t", columns=(column,), targets=("a", "b"))
-    regression.draw(spec, true, said, tmp_path)
-    lines = (tmp_path / "residuals.csv").read_text().splitlines()
-    assert lines[0] == "target,true,said,residual"
-    assert len(lines) == 101
-    assert [line.split(",")[0] for line in (lines[1], lines[-1])] == ["a", "b"]
-    assert float(lines[1].split(",")[3]) == pytest.approx(said[0, 0] - true[0, 0], rel=1e-4)
-    assert (tmp_path / "residuals.png").stat().st_size > 5000
+@pytest.mark.parametrize("metric", METRICS)
+def test_better_is_positive_in_every_metric(metric: str) -> None:
+    targets, good = drawn(400, 0, noise=0.3)
+    bad = drawn(400, 0, noise=0.6)[1]
+    weights = resamples(500, 400, 0)
+    found = difference("regression", metric, weights, targets, good, bad, 0.95)
+    assert 0 < found.low < found.value < found.high
+    assert decide(found, 0.0, "the other", metric)[0] == "promoted"
+    other = difference("regression", metric, weights, targets, bad, good, 0.95)
+    assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert decide(other, 0.005, "the other", metric)[0] == "rejected"
+
+
+@pytest.fixture
+def tested(project: Path) -> np.ndarray:
+    """What `promote` reads of a regression's test: targets; gives good outputs."""
+    targets, outputs = drawn(200, 5, noise=0.2)
+    write(project / "data/prepare/test", table_spec((), ("price", "size")), table_rows(200, 0), targets)
+    (project / "data/evaluate").mkdir()
+    np.save(project / "data/evaluate/outputs.npy", outputs)
+    return outputs
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
+def test_the_first_model_must_beat_the_mean(metric: Metric, project: Path, tested: np.ndarray) -> None:
+    settings = Promote(metric=metric)
+    verdict, reason, compared = promote.judge(None, "abc", settings, 7)
+    assert verdict == "promoted"
+    assert f"{metric} +" in reason
+    assert "the trivial baseline" in reason
+    assert compared["over_trivial_baseline"]["low"] > 0
+    np.save(project / "data/evaluate/outputs.npy", np.random.default_rng(0).permutation(tested))
+    assert promote.judge(None, "abc", settings, 7)[0] == "rejected"
+
+
+@pytest.mark.usefixtures("tested")
+def test_a_metric_of_another_task_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UserError) as told:
+        promote.judge(None, "abc", Promote(metric="accuracy"), 7)
+    assert str(told.value) == (
+        "promote.metric: 'accuracy' is no metric of regression; expected rmse, mae, r2"
+    )
 
 
 def test_what_is_pictured_is_spread_over_all_rows(tmp_path: Path) -> None:

@@ -14,21 +14,10 @@ import httpx
 import psutil
 import pytest
 
+from tests.code import STAGES
 from tests.road import Road
 
 pytestmark = pytest.mark.slow
-STAGES = [
-    "ingest",
-    "validate",
-    "prepare",
-    "augment",
-    "tune",
-    "train",
-    "evaluate",
-    "export",
-    "certify",
-    "promote",
-]
 
 
 def test_every_stage_ran_and_the_summary_says_where_to_look(road: Road) -> None:

@@ -23,24 +23,52 @@ def _free_bytes(device: torch.device) -> int:
 
 
 class Column:
-    """Rows of one column, wherever they are held: on the device, in memory, or as they are on disk."""
+    """Rows of one column, wherever they fit: on the device, in memory, or as they are on disk.
+
+    Ragged rows are held padded where that fits too, as batches are then mere slices.
+    """
 
     def __init__(self, rows: Any, device: torch.device) -> None:
         self._device = device
-        self._offsets = np.asarray(rows.offsets) if isinstance(rows, Ragged) else None
+        self._offsets, self._lengths = None, None
         values = rows.values if isinstance(rows, Ragged) else rows
+        self._fill = filling(values.dtype)
+        if isinstance(rows, Ragged):
+            self._lengths = torch.from_numpy(rows.lengths)
+            longest = int(rows.lengths.max(initial=1))
+            size = len(rows) * longest * values[:1].nbytes
+            if any(size < SHARE * _free_bytes(place) for place in (device, torch.device("cpu"))):
+                values = rows.padded(self._fill)
+            else:
+                self._offsets = np.asarray(rows.offsets)
         self._values: torch.Tensor | np.ndarray = values
         for place in (device, torch.device("cpu")):
             if values.nbytes < SHARE * _free_bytes(place):
                 self._values = torch.from_numpy(np.array(values)).to(place)
                 break
-        self._fill = filling(values.dtype)
-        self.on_disk = isinstance(self._values, np.ndarray)
+
+    @property
+    def on_disk(self) -> bool:
+        """True where the rows are too many to be held."""
+        return isinstance(self._values, np.ndarray)
+
+    @property
+    def place(self) -> torch.device:
+        """Where the numbers of rows to take should lie."""
+        return self._values.device if isinstance(self._values, torch.Tensor) else torch.device("cpu")
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """The rows (n, *shape) of some numbers; ragged ones padded at their end, (n, longest T, *shape)."""
-        if self._offsets is None:
-            return self._pick(index).to(self._device, non_blocking=True)
+        if self._offsets is not None:
+            return self._gathered(index).to(self._device)
+        taken = self._pick(index)
+        if self._lengths is not None:
+            taken = taken[:, : max(int(self._lengths[index.cpu()].max()), 1)].contiguous()
+        return taken if taken.device == self._device else taken.to(self._device, non_blocking=True)
+
+    def _gathered(self, index: torch.Tensor) -> torch.Tensor:
+        """Ragged rows from where they lie one after the other."""
+        assert self._offsets is not None
         rows = index.cpu().numpy()
         lengths = (self._offsets[rows + 1] - self._offsets[rows])[:, None]
         steps = np.arange(max(int(lengths.max()), 1))
@@ -49,11 +77,13 @@ class Column:
         taken = self._pick(torch.from_numpy(where).flatten())
         taken = taken.view(*where.shape, *taken.shape[1:])
         there = there.to(taken.device).view(*where.shape, *([1] * (taken.ndim - 2)))
-        return taken.masked_fill(~there, self._fill).to(self._device, non_blocking=True)
+        return taken.masked_fill(~there, self._fill)
 
     def _pick(self, index: torch.Tensor) -> torch.Tensor:
         if isinstance(self._values, torch.Tensor):
-            return self._values[index.to(self._values.device)]
+            return self._values[
+                index if index.device == self._values.device else index.to(self._values.device)
+            ]
         rows, back = np.unique(index.numpy(), return_inverse=True)  # read forwards on disk, then put in order
         return torch.from_numpy(self._values[rows])[torch.from_numpy(back)]
 
@@ -88,7 +118,7 @@ class Batches:
         if self._seed is not None:
             generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
             order = torch.randperm(len(self._targets), generator=generator)
-        order = order if self._inputs.on_disk else order.to(self._targets.device)
-        for at in range(len(self)):
-            index = order[at * self._size : (at + 1) * self._size]
-            yield self._inputs.take(index), self._targets[index.to(self._targets.device)]
+        here, there = order.to(self._inputs.place), order.to(self._targets.device)
+        pairs = zip(here.split(self._size), there.split(self._size), strict=True)
+        for _, (inputs, targets) in zip(range(len(self)), pairs, strict=False):
+            yield self._inputs.take(inputs), self._targets[targets]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.sources import series
+from pipeline.sources import forecast, series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
 from pipeline.sources.images import ImageFolderSource, MnistSource
@@ -27,6 +27,7 @@ SOURCES: dict[str, Callable[[Data], Source]] = {
     "mnist": MnistSource, "images": images,
     "table": TableSource, "loanapp": loanapp, "diamonds": diamonds,
     "series": series.own, "vowels": series.vowels, "plaid": series.plaid,
+    "forecast": forecast.own, "ecg": forecast.ecg,
     "text": TextSource, "reviews": ReviewsSource,
 }  # fmt: skip
 

@@ -13,7 +13,18 @@ from serving.inputs.ragged import Rows
 from serving.inputs.spec import DataSpec, ImageInput, Kind, TextInput
 
 Name = Literal[
-    "mnist", "images", "table", "loanapp", "diamonds", "series", "vowels", "plaid", "text", "reviews"
+    "mnist",
+    "images",
+    "table",
+    "loanapp",
+    "diamonds",
+    "series",
+    "vowels",
+    "plaid",
+    "text",
+    "reviews",
+    "forecast",
+    "ecg",
 ]
 
 
@@ -22,8 +33,8 @@ class Data(Section):
 
     source: Name = Field(
         "mnist",
-        description="Your own files, below path: 'images', 'table', 'series' or 'text'. Packaged: 'mnist' (digits), "
-        "'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'reviews' (text).",
+        description="Your own files, below path: 'images', 'table', 'series', 'forecast' or 'text'. Packaged: 'mnist' "
+        "(digits), 'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'ecg' (forecast), 'reviews' (text).",
     )
     path: str = Field(
         "data/raw",
@@ -52,6 +63,9 @@ class Data(Section):
     )
     split: str = Field("", description="Column that names each row's split: train, val or test.")
     series_id: str = Field("id", description="Column of a long table of series that names the series.")
+    window: int = Field(64, ge=2, le=100_000, description="Steps that a forecast is made from.")
+    horizon: int = Field(0, ge=0, le=10_000, description="Steps that are forecast, for 'forecast' and 'ecg'.")
+    stride: int = Field(1, ge=1, le=100_000, description="Steps from one window to the next.")
     max_steps: int = Field(4096, ge=2, le=100_000, description="Series with more steps are refused.")
     text_column: str = Field("text", min_length=1, description="Column that holds the texts.")
     max_categories: int = Field(

@@ -187,11 +187,21 @@ class ImageFolderSource(ImageSource):
         return sum(len(self._files(name)) for name in self.classes)
 
     def samples(self) -> Iterator[RawImage]:
-        """The raw images, in a fixed order."""
+        """The raw images, in a fixed order.
+
+        Raises:
+            UserError: there are none, or a name is not UTF-8.
+        """
+        empty = True
         for label, name in enumerate(self.classes):
             for file in self._files(name):
+                empty = False
                 self._check_name(file)
                 yield self._sample(f"{name}/{file}", label)
+        if empty:
+            raise UserError(
+                f"no samples found in {self._root}; expected <class>/*.png, *.jpg or *.jpeg below it"
+            )
 
     def _sample(self, origin: str, label: int) -> RawImage:
         try:

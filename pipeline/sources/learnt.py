@@ -136,5 +136,6 @@ def moment_of(value: Any) -> float:
 SPLITTING: dict[str, tuple[Column, Callable[[Any], Any]]] = {
     "group": (Column(name="group", role="group", dtype="<i8"), group_of),
     "time": (Column(name="time", role="time", dtype="<f8"), moment_of),
+    "begin": (Column(name="begin", role="begin", dtype="<f8"), moment_of),
     "split": (Column(name="split", role="split", dtype="|u1"), split_of),
 }

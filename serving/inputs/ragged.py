@@ -36,6 +36,7 @@ class Ragged:
     def __getitem__(self, at: Any) -> Any:
         """One row by its number, or rows by a slice, a mask or numbers (copied)."""
         if isinstance(at, int | np.integer):
+            at = range(len(self))[at]  # as of a list: from the end where negative, an IndexError beyond
             return np.array(self.values[self.offsets[at] : self.offsets[at + 1]])
         rows = np.arange(len(self))[at]
         starts, lengths = np.asarray(self.offsets)[rows], self.lengths[rows]

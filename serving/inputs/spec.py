@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 Modality = Literal["image", "table", "series", "text"]
 Task = Literal["classification", "regression", "anomaly"]
-Role = Literal["input", "target", "id", "group", "split", "time"]
+Role = Literal["input", "target", "id", "group", "split", "time", "begin"]
 Kind = Literal["number", "boolean", "date", "category"]
 
 
@@ -62,6 +62,8 @@ class SeriesInput(BaseModel, extra="forbid", frozen=True):
     channels: tuple[str, ...]
     min_steps: int = Field(2, ge=1, description="Series with fewer steps are refused.")
     max_steps: int = Field(4096, ge=2, description="Series with more steps are refused.")
+    horizon: int = Field(0, ge=0, description="Steps that are forecast; 0 where it is no forecast.")
+    forecasts: tuple[str, ...] = Field((), description="Channels that are forecast.")
 
 
 class TextInput(BaseModel, extra="forbid", frozen=True):
@@ -133,6 +135,7 @@ class Transform(BaseModel, extra="forbid", frozen=True):
 
     `(x - mean) / std` for each channel of images (on the 0..255 scale) or series and each number of a table; for
     each category of a table whether a code (from 0) occurs in training; the same scaling of regression targets;
+    of forecasts the mean absolute error of the naive one for each target (in no graph);
     the number of known tokens of a text.
     """
 
@@ -141,6 +144,7 @@ class Transform(BaseModel, extra="forbid", frozen=True):
     known: tuple[tuple[bool, ...], ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    naive_error: tuple[float, ...] = ()
     tokens: int = 0
 
 

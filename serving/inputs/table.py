@@ -33,14 +33,14 @@ def is_missing(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """A finite number from a cell, as far as float32 goes.
+    """A finite number of float32's range from a cell.
 
     Raises:
         ValueError: it is not one.
     """
     found = float(value)
     if not abs(found) <= LARGEST:
-        raise ValueError("not finite")
+        raise ValueError("not finite in float32")
     return found
 
 

@@ -1,0 +1,125 @@
+"""Parameter files that are wrong, each with the whole message that its user must get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from models.params import Family, Model
+from pipeline.core import params
+from pipeline.core.params import UserError
+from pipeline.schema import check_all
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "params.schema.json"
+GIVEN = (ROOT / "params.yaml").read_text()
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    params._read.cache_clear()
+    return path
+
+
+def with_line(key: str, line: str) -> str:
+    """The repository's file with one top-level key replaced by `line`."""
+    content = yaml.safe_load(GIVEN)
+    content.pop(key, None)
+    return f"# a comment\n{line}\n" + yaml.safe_dump(content)
+
+
+def refusal(folder: Path, text: str) -> str:
+    """What `check_all` says of a file, told without its folder."""
+    path = written(folder, text)
+    with pytest.raises(UserError) as told:
+        check_all(path)
+    return str(told.value).replace(str(path), "params.yaml")
+
+
+def keys(kind: type[BaseModel]) -> str:
+    return ", ".join(kind.model_fields)
+
+
+FAMILIES = " or ".join(", ".join(f"'{name}'" for name in get_args(Family)).rsplit(", ", 1))
+WRONG = {  # a section as one line of YAML (the file's second): all of the message
+    "model: {widht: 3}": "unknown key 'model.widht'; did you mean 'width'? "
+    f"(allowed: {keys(Model)})",
+    "model: {width: 0}": "'model.width' must be at least 1 and at most 4096; found 0",
+    "model: {width: 4097}": "'model.width' must be at least 1 and at most 4096; found 4097",
+    "model: {dropout: 1}": "'model.dropout' must be at least 0 and below 1; found 1",
+    "model: {dropout: .nan}": "'model.dropout' must be at least 0 and below 1; found nan",
+    "model: {width: many}": "'model.width' must be a valid integer; found 'many'",
+    "model: {width: null}": "'model.width' must be a valid integer; found null",
+    "model: {family: svm}": f"'model.family' must be {FAMILIES}; found 'svm'",
+    "model: {1: 2}": "'model.1' must be text, as every key is; found 1",
+    "model: [cnn]": f"'model' must hold keys with values (allowed: {keys(Model)}); "
+    "found ['cnn']",
+    "model: {width: 1, width: 2}": "'model.width' is given twice",
+    "data: {image: {hieght: 3}}": "unknown key 'data.image.hieght'; did you mean 'height'? "
+    "(allowed: height, width, channels, background, min_side, max_side)",
+    "data: {image: {height: 2000}}": "'data.image.height' must be at least 4 and at most 1024; found 2000",
+    "data: {image: 3}": "'data.image' must hold keys with values "
+    "(allowed: height, width, channels, background, min_side, max_side); found 3",
+    "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
+    "found 200",
+    "train: {lr: 0}": "'train.lr' must be above 0 and at most 10; found 0",
+    "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
+    "found {'val': 0.6, 'test': 0.6}",
+    "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
+    "server: {inference_port: 8082}": "'server': inference_port, management_port, metrics_port must differ; "
+    "found {'inference_port': 8082}",
+    "server: {heap: lots}": "'server.heap' must match ^[1-9][0-9]*[mg]$ "
+    "(Java's largest heap: '512m', '2g'.); found 'lots'",
+    "seed: -1": "'seed' must be at least 0 and below 2147483648; found -1",
+    "seed: seven": "'seed' must be a valid integer; found 'seven'",
+    "tune: {space: {train.lr: {lwo: 1}}}": "unknown key 'tune.space.train.lr.lwo'; did you mean 'low'? "
+    "(allowed: low, high, log, choices)",
+    "tune: {space: {train.lr: {low: a, high: 1}}}": "'tune.space.train.lr.low' must be a valid integer or "
+    "a valid number; found 'a'",
+    "tune: {space: {train.lr: {choices: [[1]]}}}": "'tune.space.train.lr.choices.0' must be a valid boolean or "
+    "a valid integer or a valid number or a valid string; found [1]",
+    "tune: {space: {train.lr: 3}}": "'tune.space.train.lr' must hold keys with values "
+    "(allowed: low, high, log, choices); found 3",
+    "tune: {space: {train.lr: {low: 1}}}": "'tune.space.train.lr': give either 'choices' or both 'low' and "
+    "'high'; found {'low': 1}",
+    "tune: {space: {train.lr: {low: 1, high: 2, choices: [1]}}}": "'tune.space.train.lr': give either 'choices' "
+    "or both 'low' and 'high'; found {'low': 1, 'high': 2, 'choices': [1]}",
+    "tune: {space: {train.lr: {low: 2, high: 2}}}": "'tune.space.train.lr': 'low' (2) must be below 'high' (2); "
+    "found {'low': 2, 'high': 2}",
+    "tune: {space: {train.lr: {low: 0, high: 2, log: true}}}": "'tune.space.train.lr': 'low' (0) must be above 0 "
+    "where 'log' is true; found {'low': 0, 'high': 2, 'log': True}",
+    "tune: {space: {train.lrr: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lrr'; did you mean 'lr'? "
+    "(allowed: lr, weight_decay, warmup, label_smoothing, max_epochs, batch_size, patience, gradient_clip, "
+    "precision, augmentation)",
+    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be above 0 and at most 10; "
+    "found 11",
+    "tune: {space: {train.lr.x: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lr.x': 'train.lr' holds "
+    "a value and no keys",
+    "tune: {space: {model.family: {choices: [cnn, svm]}}}": f"tune.space: 'model.family' must be {FAMILIES}; "
+    "found 'svm'",
+    "tune: {space: {prepare.val: {low: 0.1, high: 0.2}}}": "tune.space: 'prepare.val' cannot be tuned; "
+    "expected model.<name>, train.<name>",
+    "tune: {space: {train: {low: 0.1, high: 0.2}}}": "tune.space: 'train' cannot be tuned; "
+    "expected model.<name>, train.<name>",
+    "tune: {space: {1: {low: 1, high: 2}}}": "'tune.space.1' must be a valid string; found 1",
+}  # fmt: skip
+BROKEN = {  # a whole file: all of the message
+    "": "params.yaml must hold keys such as 'name:' and 'train:'; found an empty file",
+    "# nothing\n": "params.yaml must hold keys such as 'name:' and 'train:'; found an empty file",
+    "- name\n": "params.yaml must hold keys such as 'name:' and 'train:'; found list",
+    "name\n": "params.yaml must hold keys such as 'name:' and 'train:'; found str",
+    "name: mnist\n\tseed: 7\n": "params.yaml, line 2, column 1: not valid YAML: found character '\\t' that cannot "
+    "start any token; indent with spaces",
+    "name: mnist\nseed: [7\n": "params.yaml, line 3, column 1: not valid YAML: expected ',' or ']', but got "
+    "'<stream end>'",
+    "name: mnist\nseed: *x\n": "params.yaml, line 2, column 7: not valid YAML: found undefined alias 'x'",
+    "name: a\n---\nname: b\n": "params.yaml, line 2, column 1: not valid YAML: but found another document",
+    "? [a]\n: 3\n": "params.yaml, line 1, column 3: not valid YAML: found unhashable key",
+    "name: !!python/object/apply:os.getcwd []\n": "params.yaml, line 1, column 7: not valid YAML: could not "
+    "determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'",
+}  # fmt: skip
