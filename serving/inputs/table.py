@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -19,6 +20,7 @@ TRUE, FALSE = {"true", "yes", "t", "y", "1", "1.0"}, {"false", "no", "f", "n", "
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = 86_400.0  # seconds
 LARGEST = float(np.finfo(np.float32).max)
+WHOLE = re.compile(r"[+-]?\d+\.0+")
 
 
 def is_missing(value: Any) -> bool:
@@ -72,10 +74,13 @@ def days(value: Any) -> float:
 
 
 def category(value: Any) -> str:
-    """The name of a category: text without surrounding spaces; 3 and 3.0 are both `3`."""
+    """The name of a category: text without surrounding spaces; 3 and 3.0 are both `3`, true is `true`."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).strip()
+    return text.partition(".")[0] if WHOLE.fullmatch(text) else text
 
 
 PARSERS: dict[str, Callable[[Any], float]] = {"number": number, "boolean": boolean, "date": days}

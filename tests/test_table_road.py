@@ -1,0 +1,53 @@
+"""A table on the whole road: loan applications, asked from a real TorchServe as JSON and as CSV."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.road import SHRUNK, Road
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def loans(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    road = Road(tmp_path_factory.mktemp("loans"))
+    shutil.copy(road.folder / "recipes/loanapp.yaml", road.folder / "params.yaml")
+    road.set({**SHRUNK, "tune": {"trials": 0}, "train": {"max_epochs": 4}})
+    road.run("dvc", "repro")
+    return road
+
+
+def test_the_road_ends_with_a_certified_model(loans: Road) -> None:
+    receipt = loans.json("data/promote/receipt.json")
+    assert receipt["verdict"] == "promoted"
+    assert receipt["compared"]["metric"] == "roc_auc"
+    compared = {entry["backend"]: entry for entry in receipt["certified"]["comparisons"]}
+    assert all(entry["same"] for entry in compared.values())
+    assert compared["torchserve, golden requests"]["samples"] == 17, "16 rows, the first as CSV too"
+    assert loans.json("data/evaluate/metrics.json")["classes"].keys() == {"approved", "rejected"}
+
+
+def test_the_live_server_was_asked_with_json_and_csv(loans: Road) -> None:
+    requests = loans.json("data/export/bundle/golden/golden.json")["requests"]
+    asked = [request["content_type"] for request in requests]
+    assert asked[:2] == ["application/json", "text/csv"]
+    assert requests[0]["probabilities"] == requests[1]["probabilities"]
+    first = (loans.folder / "data/export/bundle/golden" / requests[1]["file"]).read_text().splitlines()
+    assert len(first) == 2
+    assert not {"reject", "approve", "white"} & set(first[0].split(","))
+
+
+def test_the_splits_share_no_row_and_training_alone_made_the_transform(loans: Road) -> None:
+    parts = {name: loans.folder / "data/prepare" / name for name in ("train", "val", "test")}
+    ids = {name: set(np.load(path / "id.npy")) for name, path in parts.items()}
+    assert not ids["train"] & ids["val"]
+    assert not ids["train"] & ids["test"]
+    assert not ids["val"] & ids["test"]
+    rows = np.load(parts["train"] / "row.npy").astype(np.float64)
+    transform = loans.json("data/prepare/transform/transform.json")
+    mean = np.nanmean(rows[:, : len(transform["mean"])], axis=0)
+    np.testing.assert_allclose(transform["mean"], mean, rtol=1e-6, atol=1e-9)
