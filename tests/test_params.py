@@ -75,7 +75,7 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "(allowed: height, width, channels, background, min_side, max_side); found 3",
     "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
     "found 200",
-    "train: {lr: 0}": "'train.lr' must be above 0 and at most 10; found 0",
+    "train: {lr: -1}": "'train.lr' must be at least 0 and at most 10; found -1",
     "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
     "found {'val': 0.6, 'test': 0.6}",
     "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
@@ -102,9 +102,9 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "tune: {space: {train.lr: {low: 0, high: 2, log: true}}}": "'tune.space.train.lr': 'low' (0) must be above 0 "
     "where 'log' is true; found {'low': 0, 'high': 2, 'log': True}",
     "tune: {space: {train.lrr: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lrr'; did you mean 'lr'? "
-    "(allowed: lr, weight_decay, warmup, label_smoothing, max_epochs, batch_size, patience, gradient_clip, "
-    "precision, augmentation)",
-    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be above 0 and at most 10; "
+    "(allowed: lr, weight_decay, warmup, label_smoothing, class_weights, focal, huber, l1, mixup, cutmix, ema, "
+    "max_epochs, batch_size, patience, sampling, doctor, gradient_clip, precision, augmentation)",
+    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be at least 0 and at most 10; "
     "found 11",
     "tune: {space: {train.lr.x: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lr.x': 'train.lr' holds "
     "a value and no keys",
@@ -147,7 +147,9 @@ def test_a_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None:
         "params.yaml, line 5: 'train.augmentation.flip' must be at least 0 and at most 1; found 2"
     )
     text = with_line("tune", "tune:\n  trials: 1\n  space:\n    train.lr: {low: 1, high: 99}")
-    assert refusal(tmp_path, text).startswith("params.yaml, line 5: tune.space: 'train.lr' must be above 0")
+    assert refusal(tmp_path, text).startswith(
+        "params.yaml, line 5: tune.space: 'train.lr' must be at least 0"
+    )
 
 
 @pytest.mark.parametrize("text", BROKEN)
