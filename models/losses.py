@@ -73,7 +73,7 @@ class Loss:
     """
 
     def __init__(self, settings: Optimiser, classifies: bool, counts: torch.Tensor | None = None) -> None:
-        self._settings, self._classifies = settings, classifies
+        self._settings, self._classifies, self.counts = settings, classifies, counts
         weighted = counts is not None and settings.class_weights == "balanced"
         self._weights = balanced(counts) if weighted and counts is not None else None
 
@@ -89,3 +89,21 @@ class Loss:
     def plain(self, out: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits (N, K), or the squared error of scaled values (N, M)."""
         return classification(out, targets) if self._classifies else regression(out, targets)
+
+
+def guessing(settings: Optimiser, counts: torch.Tensor | None) -> tuple[float, float]:
+    """What a model without inputs loses in training, and in validation: it knows the classes' counts (K,), or means.
+
+    >>> [round(loss, 4) for loss in guessing(Optimiser(label_smoothing=0), torch.tensor([5, 5]))]
+    [0.6931, 0.6931]
+    """
+    if counts is None:
+        return min(1.0, 1.6 * settings.huber or 1.0), 1.0  # of scaled, about normal targets
+    shares = (counts / counts.sum()).double()
+    weights = balanced(counts).double() if settings.class_weights == "balanced" else None
+    guess = shares if weights is None else shares * weights
+    guess = guess / guess.sum() * (1 - settings.label_smoothing) + settings.label_smoothing / len(counts)
+    logits = guess.clamp(min=1e-9).log()[None]
+    training = classification(logits, shares[None], weights, settings.label_smoothing, settings.focal)
+    plain = classification(shares.clamp(min=1e-9).log()[None], shares[None])
+    return float(training), float(plain)

@@ -7,7 +7,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +27,10 @@ from pipeline.fitting.augmentation import build as build_augmentation
 from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.batches import Batches, Sampling
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.epochlog import EpochHook
 from serving.inputs.spec import DataSpec, Transform
 
 SMALL = 64 * 64  # values of one input up to which one thread does the work
-EpochHook = Callable[[int, dict[str, float]], None]
 
 
 class Train(Optimiser, extra="forbid", frozen=True):
