@@ -22,6 +22,7 @@ from pipeline.fitting.epochlog import EpochLog, read_log
 from pipeline.fitting.fit import Job, Train, fit
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
 from serving.inputs.spec import read_json, write_json
@@ -61,7 +62,7 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
 def run() -> None:
     """Run the stage."""
     model, train, values = tuned(section("model", Model), section("train", Train))
-    job = make_job(model, train, section("seed", Seed), section("compute", Compute))
+    job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
