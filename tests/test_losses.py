@@ -16,7 +16,7 @@ from models import losses
 from models.losses import Loss, balanced, classification, l1, regression
 from models.optimiser import Optimiser
 from pipeline.core.params import UserError
-from pipeline.fitting.fit import assemble, fit
+from pipeline.fitting.fit import Train, assemble, fit
 from tests.small import blobs, table_job
 
 DRAW = torch.Generator().manual_seed(0)
@@ -138,3 +138,13 @@ def test_a_regression_takes_no_losses_of_classes(name: str, tmp_path: Path) -> N
     job = table_job(tmp_path, (rows, rows), (rows, rows), {name: value})
     with pytest.raises(UserError, match=f"train.{name} is of use to a classification"):
         assemble(job)
+
+
+def test_the_documentation_names_every_parameter_with_its_default() -> None:
+    lines = (Path(__file__).parents[1] / "docs" / "training.md").read_text().splitlines()
+    cells = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
+    told = {name.strip(" `"): default.strip() for name, default in cells}
+    assert len(Train.model_fields) >= 19
+    for name, field in Train.model_fields.items():
+        default = "" if field.default_factory else str(field.default)
+        assert told.get(name) == (default.lower() if field.default is True else default), name

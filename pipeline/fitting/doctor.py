@@ -17,8 +17,8 @@ from models.tasks import Supervised
 from pipeline.fitting.diagnoses import Facts, Look
 from pipeline.fitting.epochlog import EpochHook
 
-EVERY = 40  # steps between looks; one look costs about half a step
-LEAST = 8  # looks at a training that is so short
+EVERY = 40  # steps between looks; one look costs less than half a step, so all cost about 1 %
+LEAST = 6  # looks at a training that is so short
 ENOUGH = 16  # values by which a unit that never varies is told from one that did not happen to
 FLAT: dict[type[nn.Module], tuple[int, ...]] = {nn.Sigmoid: (0, 1), nn.Tanh: (-1, 1)}  # 0 for all others
 KINDS = tuple({type(make()) for make in ACTIVATIONS.values()})
