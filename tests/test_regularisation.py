@@ -78,6 +78,8 @@ def test_a_blend_of_series_is_as_long_as_the_longer_and_fills_gaps() -> None:
     found, share = mixup(long, short, 0.75)
     assert share == 0.75
     assert found.flatten().tolist() == pytest.approx([1.5, 2.0, nan, 4.0], nan_ok=True)
+    swapped, _ = mixup(short, long, 0.25)
+    torch.testing.assert_close(swapped, found, equal_nan=True)
     batch, targets = long.repeat(4, 1, 1).repeat(1, 1, 2), torch.tensor([0, 1, 0, 1])
     assert mixed(SERIES, batch, targets, mixup=1.0)[0].shape == batch.shape
 
