@@ -1,14 +1,18 @@
-"""The part of the `train` section that a task owns: loss and optimiser."""
+"""The part of the `train` section that a task owns: loss, optimiser and what regularises them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 
 class Optimiser(BaseModel, extra="forbid", frozen=True):
-    """AdamW (Loshchilov and Hutter, 2019) with warm-up and cosine decay, and the loss's smoothing."""
+    """AdamW (Loshchilov and Hutter, 2019) with warm-up and cosine decay, the loss, and what regularises it."""
 
-    lr: float = Field(0.005, gt=0, le=10, description="Peak learning rate.")
+    lr: float = Field(
+        0.005, ge=0, le=10, description="Peak learning rate; 0 finds one by a range test before training."
+    )
     weight_decay: float = Field(
         0.01, ge=0, le=10, description="Decoupled L2 decay of weights, not of biases."
     )
@@ -21,4 +25,38 @@ class Optimiser(BaseModel, extra="forbid", frozen=True):
     )
     label_smoothing: float = Field(
         0.05, ge=0, lt=1, description="Share of the target spread over all classes."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="'balanced': errors count inversely to the frequency of their class in training."
+    )
+    focal: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Gamma of the focal loss, which plays down easy samples; 0 is cross-entropy.",
+    )
+    huber: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Of regressions: errors beyond so many standard deviations count linearly; 0 squares all.",
+    )
+    l1: float = Field(0.0, ge=0, le=1, description="Penalty on the sum of absolute weights, not of biases.")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Alpha of mixup, which blends pairs of samples; 0 blends none; not for texts, nor with cutmix.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Alpha of cutmix, which pastes rectangles of other images; 0 pastes none.",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running mean of the weights, which is the model; 0 takes the last.",
     )

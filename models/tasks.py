@@ -7,9 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from models.losses import Loss, l1
+from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
 
@@ -17,38 +18,47 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Supervised(pl.LightningModule):
-    """Classification by cross-entropy or regression by squared error, with batch augmentation.
+    """Classification or regression, with augmentation and mixing of batches.
 
-    Batches are pairs of canonical inputs (N, ...) and targets, (N,) int64 or (N, M) float32. Logs `train_loss`,
-    `val_loss` and `val_score` once an epoch: the accuracy, or R2 averaged over the targets.
+    Batches are pairs of canonical inputs (N, ...) and targets, (N,) int64 or (N, M) float32; `counts` (K,) are
+    those of the classes in training. Logs `train_loss`, `val_loss` (plain cross-entropy or squared error,
+    whatever is minimised) and `val_score` once an epoch: the accuracy, or R2 averaged over the targets.
     """
 
-    def __init__(self, served: Served, optimiser: Optimiser, augment: nn.Module, steps: int) -> None:
+    def __init__(
+        self,
+        served: Served,
+        optimiser: Optimiser,
+        augment: nn.Module,
+        steps: int,
+        mix: Mixer | None = None,
+        counts: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.served, self.optimiser, self.augment, self.steps = served, optimiser, augment, steps
+        self.mix, self.loss = mix, Loss(optimiser, served.classifies, counts)
         self.totals: dict[str, torch.Tensor] = {}
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """The loss of one augmented batch, a scalar."""
         del index
         inputs, targets = batch
-        out = self.served.raw(self.augment(inputs))
-        loss = self._loss(out, targets, self.optimiser.label_smoothing)
+        inputs = self.augment(inputs)
+        if self.mix is not None:
+            inputs, targets = self.mix(inputs, targets)
+        loss = self.loss.training(self.served.raw(inputs), self._scaled(targets))
         self._add("train_loss", loss.detach() * len(targets), len(targets))
-        return loss
+        return loss + self.optimiser.l1 * l1(self.served.parameters()) if self.optimiser.l1 else loss
 
-    def _loss(self, out: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-        """The mean loss of a batch; squared errors are those of scaled targets."""
-        if self.served.classifies:
-            return F.cross_entropy(out, targets, label_smoothing=smoothing)
-        return F.mse_loss(out, self.served.scaled(targets))
+    def _scaled(self, targets: torch.Tensor) -> torch.Tensor:
+        return targets if self.served.classifies else self.served.scaled(targets)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Accumulate loss and score."""
         del index
         inputs, targets = batch
         out = self.served.raw(inputs)
-        self._add("val_loss", self._loss(out, targets) * len(targets), len(targets))
+        self._add("val_loss", self.loss.plain(out, self._scaled(targets)) * len(targets), len(targets))
         if self.served.classifies:
             self._add("val_score", (out.argmax(1) == targets).sum(), len(targets))
         else:

@@ -5,6 +5,7 @@ Costly transforms are made here once; cheap random ones stay in the training loo
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.augmentation import Augmentation, build
+from pipeline.oversampling import synthesise
 from pipeline.pictures import samples
 from serving.inputs.ragged import Ragged, Rows, filling
 from serving.inputs.spec import Column, Transform
@@ -42,22 +44,28 @@ class Augment(Section):
         ),
         description="The transforms of the copies.",
     )
+    smote: bool = Field(
+        False,
+        description="Of tables with classes: make rows of small classes, until all are as large as the largest.",
+    )
 
 
 def augment(dataset: Dataset, transform: Transform, settings: Augment, seed: int, folder: Path) -> int:
-    """Write the originals followed by `factor` transformed copies; return the number of rows."""
+    """Write the originals and synthetic rows, then `factor` transformed copies of both; return the rows made."""
     import torch
 
     spec = dataset.spec
     module = build(settings.transform, spec, transform)
     torch.manual_seed(seed)
-    rows = len(dataset) * (1 + settings.factor)
+    made = synthesise(dataset, transform, seed) if settings.smote else {}
+    base = len(dataset) + len(made.get("id", ()))
+    rows = base * (1 + settings.factor)
     with (
         DatasetWriter(folder, spec) as writer,
         tqdm(total=rows, desc="augment", unit=" samples", leave=False) as bar,
     ):
         for copy in range(1 + settings.factor):
-            for chunk in dataset.chunks():
+            for chunk in itertools.chain(dataset.chunks(), [dict(made)] if made else []):
                 if copy:
                     chunk[spec.input.name] = transformed(module, chunk[spec.input.name], spec.input)
                 writer.append(chunk)
@@ -100,8 +108,10 @@ def run() -> None:
     transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     with replacing(OUTPUT) as folder:
         rows = augment(dataset, transform, settings, seed, folder)
-        picture(folder, len(dataset), settings.factor)
-    print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor})")
+        base = rows // (1 + settings.factor)
+        picture(folder, base, settings.factor)
+    synthetic = f", {base - len(dataset)} of small classes synthetic" if settings.smote else ""
+    print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor}{synthetic})")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from pipeline.core.params import PARAMS, flatten, parse, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.diagnoses import diagnose, report
+from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.epochlog import EpochLog, read_log
 from pipeline.fitting.fit import Job, Train, fit
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
 from serving.inputs.spec import read_json, write_json
@@ -59,7 +62,7 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
 def run() -> None:
     """Run the stage."""
     model, train, values = tuned(section("model", Model), section("train", Train))
-    job = make_job(model, train, section("seed", Seed), section("compute", Compute))
+    job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
@@ -70,9 +73,10 @@ def run() -> None:
             recorder.later(lambda run: run.metrics(metrics, epoch))
 
         log = EpochLog(state / "log.csv", record, train.max_epochs)
+        doctor = Doctor([lambda epoch, metrics: record(metrics, epoch)])
         began = time.perf_counter()
         with log.bar:
-            served = fit(job, [log], state)
+            served = fit(job, [log], state, [doctor] if train.doctor else [])
         seconds = time.perf_counter() - began
     mlrun = recorder.run
     rows = read_log(state / "log.csv")
@@ -85,10 +89,14 @@ def run() -> None:
         write_json(
             folder / "run.json", {"run_id": mlrun.id, "data": data, "tuned": values, "seconds": seconds}
         )
+        write_json(folder / "doctor.json", report(doctor.facts))
         mlrun.files(folder / "log.csv", "train")
+        mlrun.files(folder / "doctor.json", "train")
     mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")})
     mlrun.finish()
     shutil.rmtree(state)
+    for diagnosis in diagnose(doctor.facts):
+        print(f"train: {diagnosis}")
     print(
         f"train: {len(rows)} epochs, fitted in {seconds:.0f} s; best val_loss "
         f"{best['val_loss']:.4f}, score {best['val_score']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"

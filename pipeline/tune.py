@@ -23,11 +23,13 @@ from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train, fit
 from pipeline.fitting.job import make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import Space, check, override
 
 OUTPUT = DATA / "tune"
 METRIC = "val_loss"
+RATE = "train.lr"
 
 
 class Tune(Section):
@@ -63,7 +65,7 @@ def objective(trial: Trial, job: Job, space: Space, curves: list[dict[str, float
         if epoch + 1 < chosen.train.max_epochs and trial.should_prune():
             raise optuna.TrialPruned
 
-    fit(chosen, [report])
+    fit(with_rate(chosen), [report])
     return curves[-1][METRIC]
 
 
@@ -172,6 +174,8 @@ def given(space: Space, job: Job) -> dict[str, object]:
     plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     values: dict[str, object] = {}
     for dotted in space:
+        if dotted == RATE and not job.train.lr:
+            continue  # to be found, and the study finds it
         node: object = plain
         for part in dotted.split("."):
             assert isinstance(node, dict)
@@ -193,6 +197,8 @@ def run() -> None:
             (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         print("tune: no trials asked for; the given values are used")
         return
+    if RATE not in settings.space:
+        job = with_rate(job)
     study, best, mlrun = run_study(settings, job)
     counts = [t.state for t in studies.counted(study)]
     with replacing(OUTPUT) as folder:

@@ -31,7 +31,9 @@ def test_a_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None:
         "params.yaml, line 5: 'train.augmentation.flip' must be at least 0 and at most 1; found 2"
     )
     text = with_line("tune", "tune:\n  trials: 1\n  space:\n    train.lr: {low: 1, high: 99}")
-    assert refusal(tmp_path, text).startswith("params.yaml, line 5: tune.space: 'train.lr' must be above 0")
+    assert refusal(tmp_path, text).startswith(
+        "params.yaml, line 5: tune.space: 'train.lr' must be at least 0"
+    )
 
 
 @pytest.mark.parametrize("text", BROKEN)

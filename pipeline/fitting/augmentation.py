@@ -1,4 +1,4 @@
-"""Random transforms of whole batches on their device, through kornia."""
+"""Random transforms of whole batches on their device: of images through kornia, of others in `rows.py`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
+from pipeline.fitting import rows
 from serving.inputs.spec import DataSpec, Transform
 
 
 class Augmentation(BaseModel, extra="forbid", frozen=True):
-    """Random geometric transforms and erasing; each amount is multiplied by `strength`."""
+    """Random transforms; each amount is multiplied by `strength`.
+
+    Images take all but `noise` and `masking`; series `scale`, `crop`, `noise` and `masking`; texts `masking`;
+    tables `noise` and `masking`.
+    """
 
     strength: float = Field(1.0, ge=0, le=3, description="Multiplies every amount below; 0 switches all off.")
     rotation: float = Field(10, ge=0, le=180, description="Largest rotation, in degrees either way.")
     shift: float = Field(0.08, ge=0, le=0.5, description="Largest shift, as a share of each side.")
-    scale: float = Field(0.1, ge=0, le=0.9, description="Largest zoom in or out, as a share.")
+    scale: float = Field(
+        0.1,
+        ge=0,
+        le=0.9,
+        description="Largest zoom in or out, as a share; of series, of their values about the mean.",
+    )
     shear: float = Field(6, ge=0, le=45, description="Largest shear, in degrees.")
     crop: float = Field(
-        0.0, ge=0, le=0.9, description="Largest share of the area cropped away, then resized."
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Largest share of the area cropped away, then resized; of a series' steps cut off its ends.",
     )
     elastic: float = Field(0.0, ge=0, le=3, description="Strength of elastic distortion (slow on a CPU).")
     flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip; not scaled by strength.")
@@ -54,7 +67,11 @@ def build(params: Augmentation, spec: DataSpec, transform: Transform) -> nn.Modu
         return nn.Identity()
     if spec.modality == "image":
         return on_images(params, spec.input_shape[1], spec.input_shape[2])
-    return nn.Identity()
+    s = params.strength
+    return rows.build(
+        params.noise * s, min(params.scale * s, 0.95), min(params.crop * s, 0.95), min(params.masking * s, 0.9),
+        spec, transform,
+    )  # fmt: skip
 
 
 def on_images(params: Augmentation, height: int, width: int) -> nn.Module:

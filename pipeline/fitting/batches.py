@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -13,6 +13,7 @@ import torch
 from pipeline.core.dataset import Dataset
 from serving.inputs.ragged import Ragged, filling
 
+Sampling = Literal["none", "over", "under"]
 SHARE = 0.25  # of the free memory that a data set may take to be held there
 
 
@@ -96,29 +97,68 @@ class Batches:
     """
 
     def __init__(
-        self, folder: Path, size: int, device: torch.device, shuffle_seed: int | None = None
+        self,
+        folder: Path,
+        size: int,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        sampling: Sampling = "none",
     ) -> None:
         dataset = Dataset(folder)
         self._inputs = Column(dataset.inputs, device)
         self._targets = torch.from_numpy(dataset.targets).to(device)
         self._size, self._seed, self.epoch = size, shuffle_seed, 0
         self.batch_sampler = self
+        self.counts: torch.Tensor | None = None  # samples of each class (K,) that a pass shows
+        self._classes: list[torch.Tensor] = []
+        self._rows = len(self._targets)
+        if classes := len(dataset.spec.classes):
+            labels = torch.from_numpy(dataset.targets)
+            self.counts = torch.bincount(labels, minlength=classes)
+            if sampling != "none":
+                self.counts = evened(self.counts, sampling)
+                self._classes = [(labels == label).nonzero().flatten() for label in range(classes)]
+                self._rows = int(self.counts.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._targets), self._size)
+        full, rest = divmod(self._rows, self._size)
         # A last batch of one sample has no variance for batch normalisation: training leaves it out.
         return full + (rest > (self._seed is not None)) if full else 1
 
+    def order(self) -> torch.Tensor:
+        """The rows of this pass, in order."""
+        if self._seed is None:
+            return torch.arange(self._rows)
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
+        shuffled = torch.randperm(self._rows, generator=generator)
+        if not self._classes:
+            return shuffled
+        assert self.counts is not None
+        drawn = []
+        for rows, count in zip(self._classes, self.counts.tolist(), strict=True):
+            whole, rest = divmod(count, max(len(rows), 1))
+            some = torch.randperm(len(rows), generator=generator)[:rest]
+            drawn += [rows.repeat(whole), rows[some]]
+        return torch.cat(drawn)[shuffled]
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = torch.arange(len(self._targets))
-        if self._seed is not None:
-            generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
-            order = torch.randperm(len(self._targets), generator=generator)
+        order = self.order()
         here, there = order.to(self._inputs.place), order.to(self._targets.device)
         pairs = zip(here.split(self._size), there.split(self._size), strict=True)
         for _, (inputs, targets) in zip(range(len(self)), pairs, strict=False):
             yield self._inputs.take(inputs), self._targets[targets]
+
+
+def evened(counts: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Counts (K,) of classes after sampling: those there are get as many as the largest, or the smallest.
+
+    >>> evened(torch.tensor([90, 0, 10]), "over")
+    tensor([90,  0, 90])
+    """
+    there = counts > 0
+    size = counts.max() if sampling == "over" else counts[there].min()
+    return torch.where(there, size, torch.zeros_like(counts))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+EpochHook = Callable[[int, dict[str, float]], None]
+
 
 class EpochLog:
     """Writes one row an epoch to a CSV file that survives a kill, and hands it to `record`."""

@@ -7,7 +7,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import torch
 from pydantic import Field
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from models.mixing import build as build_mixer
 from models.optimiser import Optimiser
 from models.params import Model
 from models.reconstruction import Reconstruction
@@ -25,13 +25,14 @@ from models.tasks import Supervised
 from pipeline.core.params import UserError
 from pipeline.fitting.augmentation import Augmentation
 from pipeline.fitting.augmentation import build as build_augmentation
-from pipeline.fitting.batches import Batches
+from pipeline.fitting.averaging import Averaged
+from pipeline.fitting.batches import Batches, Sampling
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.epochlog import EpochHook
 from serving.inputs.spec import DataSpec, Transform
 
 TASKS = {"classification": Supervised, "regression": Supervised, "anomaly": Reconstruction}
 SMALL = 64 * 64  # values of one input up to which one thread does the work
-EpochHook = Callable[[int, dict[str, float]], None]
 
 
 class Train(Optimiser, extra="forbid", frozen=True):
@@ -41,6 +42,14 @@ class Train(Optimiser, extra="forbid", frozen=True):
     batch_size: int = Field(128, ge=2, le=65_536, description="Samples in a batch.")
     patience: int = Field(
         8, ge=0, description="Epochs without a better validation loss before stopping; 0 never stops early."
+    )
+    sampling: Sampling = Field(
+        "none",
+        description="Classes of unequal size: 'over' repeats samples of small ones, 'under' leaves out some of large "
+        "ones, other ones each epoch.",
+    )
+    doctor: bool = Field(
+        True, description="Look at gradients and activations now and then, and say what is wrong with them."
     )
     gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
@@ -109,6 +118,8 @@ def fit(
     pl.seed_everything(job.seed, workers=False, verbose=False)
     task, train, val = assemble(job)
     steps: list[Callback] = [Epochs(job.seed, hooks), *(callbacks or [])]
+    if job.train.ema:
+        steps.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:
         steps.append(EarlyStopping("val_loss", patience=job.train.patience))
     best = None
@@ -138,15 +149,37 @@ def fit(
 
 def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     """The task and its training and validation batches."""
+    check_suits(job.train, job.spec)
     device = device_of(job.compute)
-    train = Batches(job.train_folder, job.train.batch_size, device, shuffle_seed=job.seed)
+    train = Batches(
+        job.train_folder, job.train.batch_size, device, shuffle_seed=job.seed, sampling=job.train.sampling
+    )
     val = Batches(job.val_folder, 512, device)
     try:
         served = Served(job.model, job.spec, job.transform)
+        mix = build_mixer(job.train, job.spec)
     except ValueError as error:
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
-    return TASKS[job.spec.task](served, job.train, augment, len(train) * job.train.max_epochs), train, val
+    steps = len(train) * job.train.max_epochs
+    return TASKS[job.spec.task](served, job.train, augment, steps, mix, train.counts), train, val
+
+
+def check_suits(train: Train, spec: DataSpec) -> None:
+    """Refuse what the task has no use for.
+
+    Raises:
+        UserError: something of classes is asked for a regression, or the reverse.
+    """
+    defaults = type(train)()
+    ofs = {"classification": ("class_weights", "focal", "sampling"), "regression": ("huber",)}
+    for task, names in ofs.items():
+        for name in names:
+            if task != spec.task and getattr(train, name) != getattr(defaults, name):
+                raise UserError(
+                    f"train.{name} is of use to a {task}, and the task is a {spec.task}; "
+                    f"set it to {getattr(defaults, name)}"
+                )
 
 
 def threads_for(spec: DataSpec) -> int:
