@@ -94,6 +94,10 @@ class Validate(Section):
         0.99, gt=0, le=1,
         description="Different values a row from which whole numbers or categories look like an identifier: a warning.",
     )  # fmt: skip
+    extreme_score: float = Field(
+        100.0, ge=3,
+        description="A number so many deviations (of the middle 95 %) from the median may stand for a missing one.",
+    )  # fmt: skip
     warn_categories: int = Field(
         200, ge=2, description="Categories of a column above which there is a warning."
     )

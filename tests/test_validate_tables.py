@@ -97,6 +97,15 @@ def test_identifiers_and_many_categories_are_found(tmp_path: Path) -> None:
     )
 
 
+def test_a_number_that_stands_for_a_missing_one_is_found(tmp_path: Path) -> None:
+    rows = clean_table()
+    rows[5, AGE] = 9999
+    finding = found(tmp_path, rows)["extremes"]
+    assert (finding.level, finding.count) == ("warning", 1)
+    assert "'age' (9999)" in finding.message
+    assert "extremes" not in found(tmp_path, rows, extreme_score=1000)
+
+
 def groups(data: Dataset, tolerance: float = 1e-4) -> np.ndarray:
     return find_duplicates(data, tolerance, 100_000).groups
 

@@ -76,4 +76,26 @@ def cardinality(facts: Facts, limits: Validate) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-TABLES: tuple[Check, ...] = (missing, constant, identifiers, cardinality)
+def extremes(facts: Facts, limits: Validate) -> Iterator[Finding]:
+    """Numbers so far from all others that they may stand for a missing one, such as 999999."""
+    found = {}
+    for each in columns(facts):
+        if each.kind == "number" and each.quantiles:
+            last = len(each.quantiles) - 1
+            low, middle, high = (each.quantiles[round(last * share)] for share in (0.025, 0.5, 0.975))
+            ends = [
+                end
+                for end in (each.low, each.high)
+                if abs(end - middle) > limits.extreme_score * (high - low) / 3.92
+            ]
+            if ends and high > low:
+                found[each.name] = " and ".join(f"{end:g}" for end in ends)
+    if found:
+        shown = ", ".join(f"'{name}' ({ends})" for name, ends in list(found.items())[:8])
+        yield Finding(
+            level="warning", check="extremes", count=len(found), limit=limits.extreme_score,
+            message=f"columns with numbers far from all others: {shown}; do they stand for missing values?",
+        )  # fmt: skip
+
+
+TABLES: tuple[Check, ...] = (missing, constant, extremes, identifiers, cardinality)
