@@ -163,12 +163,7 @@ def test_the_test_split_is_read_by_evaluate_and_later_stages_alone() -> None:
                if inside("data/prepare/test", {path}) or inside(path, {"data/prepare/test"})}  # fmt: skip
     assert readers == set(STAGES) - set(BEFORE_TEST)
     for stage in BEFORE_TEST:
-        # A source may read a column that names the splits; the samples of all of them come in as one.
-        for file in closure(stage) - {
-            "pipeline/prepare.py",
-            "pipeline/sources/learnt.py",
-            "pipeline/sources/manifest.py",
-        }:
+        for file in closure(stage) - {"pipeline/prepare.py", "pipeline/sources/learnt.py"}:  # who name splits
             named = {text for text in texts(file) if text == "test" or "prepare/test" in text}
             assert named == set(), f"{stage} must not see the test split, and {file} names it"
             assert "data/prepare" not in data_paths(file), (

@@ -14,10 +14,10 @@ from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Chunk, Data
 from pipeline.sources.images import ImageSource, RawImage
+from pipeline.sources.learnt import SPLITS
 from serving.inputs.spec import Column, DataSpec
 
 NAMES = ("manifest.csv", "manifest.parquet")
-SPLITS = {"train": 0, "val": 1, "validation": 1, "valid": 1, "test": 2}
 GROUP = Column(name="group", role="group", dtype="<i8")
 SPLIT = Column(name="split", role="split", dtype="|u1")
 
@@ -126,7 +126,7 @@ class ManifestSource(ImageSource):
             raise UserError(f"{place}: '{row['path']}' is listed a second time")
         seen.add(row["path"])
         if "split" in row and row["split"].lower() not in SPLITS:
-            raise UserError(f"{place}: the split is '{row['split']}'; expected train, val or test")
+            raise UserError(f"{place}: the split is '{row['split']}'; expected one of {', '.join(SPLITS)}")
         return row
 
     def samples(self) -> Iterator[RawImage]:
