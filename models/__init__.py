@@ -32,7 +32,7 @@ MODELS: dict[str, Network] = {
 }
 
 
-def families(modality: str, task: str) -> list[str]:
+def families(modality: str, task: str = "classification") -> list[str]:
     """The families that fit a modality and a task."""
     return [
         name for name, network in MODELS.items() if modality in network.modalities and task in network.tasks

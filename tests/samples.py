@@ -27,7 +27,12 @@ CLASSES = tuple("abcde")
 TARGETS = ("height", "weight")
 SHAPE = (3, 33, 17)  # of images: no side is a multiple of the other's patch, pool or stride
 TOKENS = 40
-PAIRS = [(family, modality) for family, network in MODELS.items() for modality in network.modalities]
+PAIRS = [
+    (family, modality)
+    for family, network in MODELS.items()
+    if "classification" in network.tasks
+    for modality in network.modalities
+]
 RAGGED = [(family, modality) for family, modality in PAIRS if modality in ("series", "text")]
 INPUTS = {
     "image": Column(name="image", role="input", dtype="|u1", shape=SHAPE),

@@ -82,6 +82,7 @@ def test_a_named_family_is_kept_and_nothing_is_told(capsys: pytest.CaptureFixtur
 
 def test_a_family_that_does_not_fit_is_the_users_error() -> None:
     with pytest.raises(
-        UserError, match=r"model\.family 'lstm' does not take data of modality 'image'; expected one of cnn"
+        UserError,
+        match=r"model\.family 'lstm' does not fit classification of modality 'image'; expected one of cnn",
     ):
         fit(job_of(params_of("lstm"), "image"), [])

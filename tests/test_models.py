@@ -181,7 +181,7 @@ def test_a_family_that_does_not_fit_is_told(modality: str) -> None:
     wrong = sorted(set(MODELS) - set(families(modality)))
     for family in wrong:
         with pytest.raises(
-            ValueError, match=f"'{family}' does not take data of modality '{modality}'"
+            ValueError, match=f"'{family}' does not fit classification of modality '{modality}'"
         ) as told:
             served_of(params_of(family), spec)
         assert str(told.value).endswith(f"expected one of {', '.join(families(modality))}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from models.params import Family, Model
 from pipeline.core import params
 from pipeline.core.params import UserError
+from pipeline.fitting.fit import Train
 from pipeline.schema import check_all
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "(allowed: height, width, channels, background, min_side, max_side); found 3",
     "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
     "found 200",
-    "train: {lr: 0}": "'train.lr' must be above 0 and at most 10; found 0",
+    "train: {lr: -1}": "'train.lr' must be at least 0 and at most 10; found -1",
     "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
     "found {'val': 0.6, 'test': 0.6}",
     "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
@@ -94,9 +95,8 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "tune: {space: {train.lr: {low: 0, high: 2, log: true}}}": "'tune.space.train.lr': 'low' (0) must be above 0 "
     "where 'log' is true; found {'low': 0, 'high': 2, 'log': True}",
     "tune: {space: {train.lrr: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lrr'; did you mean 'lr'? "
-    "(allowed: lr, weight_decay, warmup, label_smoothing, max_epochs, batch_size, patience, gradient_clip, "
-    "precision, augmentation)",
-    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be above 0 and at most 10; "
+    f"(allowed: {keys(Train)})",
+    "tune: {space: {train.lr: {low: 0.1, high: 11}}}": "tune.space: 'train.lr' must be at least 0 and at most 10; "
     "found 11",
     "tune: {space: {train.lr.x: {low: 0.1, high: 1}}}": "tune.space: unknown key 'train.lr.x': 'train.lr' holds "
     "a value and no keys",
