@@ -168,7 +168,8 @@ def test_the_archive_depends_on_the_bundle_alone(bundle: Path, tmp_path: Path) -
 
 
 def test_the_archive_holds_what_the_server_needs_and_no_more(archive: Path) -> None:
-    code = {f"serving/{name}.py" for name in ("__init__", "decode", "predictor", "spec")}
+    names = ("__init__", "inputs/__init__", "inputs/decode", "inputs/spec", "predictor")
+    code = {f"serving/{name}.py" for name in names}
     model = {"bundle/bundle.json", "bundle/model.onnx", "bundle/spec.json"}
     found = set(zipfile.ZipFile(archive).namelist()) - {"bundle/model.onnx.data"}
     assert found == {"MAR-INF/MANIFEST.json", "handler.py"} | code | model
