@@ -102,7 +102,7 @@ def open_run(page: Page, address: str, run_id: str, tab: str) -> None:
     """Open a tab of a run in MLflow's UI."""
     found = httpx.get(f"{address}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).json()
     experiment = found["run"]["info"]["experiment_id"]
-    page.goto(f"{address}/#/experiments/{experiment}/runs/{run_id}/{tab}")
+    page.goto(f"{address}/#/experiments/{experiment}/runs/{run_id}/{tab}?workflowType=machine_learning")
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def experiment_id() -> str:
         return str(found.experiment_id)
     embedded = uri().startswith("sqlite:") and "://" not in settings.artifacts
     place = Path(settings.artifacts).absolute().as_uri() if embedded else None
-    return str(client().create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"}))
+    return str(client().create_experiment(name, place))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import sys
 import psutil
 
 from pipeline.core.params import UserError, section
-from pipeline.tracking import Tracking, uri
+from pipeline.tracking import Tracking, experiment_id, uri
 
 HOST = "127.0.0.1"
+VIEW = "workflowType=machine_learning"  # without it MLflow opens on the traces of language models
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -28,7 +29,8 @@ def serve_ui(port: int) -> int:
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
             raise UserError(f"port {port} is in use; stop what holds it, or give another: --port N")
-    print(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+    runs = f"#/experiments/{experiment_id()}/runs?{VIEW}"
+    print(f"MLflow on http://{HOST}:{port}/{runs} (Ctrl-C ends it)", flush=True)
     command = f"-m mlflow server --workers 1 --host {HOST} --port {port}".split()
     artifacts = section("tracking", Tracking).artifacts
     stores = ["--artifacts-destination", artifacts]

@@ -93,7 +93,9 @@ def test_the_pages_open_and_end_leaving_no_process_and_no_port(
                 member.kill()
     assert left == []
     assert process.returncode == 0
-    assert f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)" in out
+    assert re.search(
+        rf"MLflow on http://127\.0\.0\.1:{port}/#/experiments/\d+/runs\?\S+ \(Ctrl-C ends it\)", out
+    )
     assert "Traceback" not in err
     assert not answers(port)
 
