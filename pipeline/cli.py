@@ -132,10 +132,11 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, every section at once; mend a dvc.lock that a kill cut short."""
-    from pipeline.lockfile import mend
+    """Check params.yaml, every section at once; mend what a kill of DVC cut short."""
+    from pipeline.lockfile import mend, unlock
     from pipeline.quickcheck import fits_schema, not_spelled_out
 
+    unlock()
     if done := mend():
         typer.echo(done)
     try:

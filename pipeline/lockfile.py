@@ -1,13 +1,17 @@
-"""DVC writes `dvc.lock` in place, so a kill at that moment leaves half a file; the last whole one is kept."""
+"""DVC writes its files in place, so a kill at that moment leaves half of one: here they are mended."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import yaml
 
 from pipeline.core.stage import LOCK, LOCK_KEPT
+
+
+RWLOCK = Path(".dvc/tmp/rwlock")  # which paths a running DVC reads and writes
 
 
 def whole(path: Path) -> bool:
@@ -31,3 +35,13 @@ def mend(lock: Path = LOCK, kept: Path = LOCK_KEPT) -> str | None:
         return f"{lock} was cut short by a kill; the one before it is back, and what it lacks is run again"
     lock.unlink()
     return f"{lock} was cut short by a kill and is removed; every stage is run again"
+
+
+def unlock(rwlock: Path = RWLOCK) -> None:
+    """Remove DVC's list of locked paths where it cannot be read, which DVC itself refuses to go on from."""
+    try:
+        json.loads(rwlock.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        rwlock.unlink(missing_ok=True)

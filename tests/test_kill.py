@@ -81,7 +81,8 @@ def test_the_road_goes_on_after_every_kill(mine: Road) -> None:
     lock = mine.folder / "dvc.lock"
     lock.write_text(
         lock.read_text()[: lock.stat().st_size // 2] + "\n    size: ["
-    )  # as a kill of DVC can leave it
+    )  # as a kill of DVC can leave it, and its list of locked paths
+    (mine.folder / ".dvc" / "tmp" / "rwlock").write_text("")
     done = mine.make("repro")
     assert "dvc.lock was cut short" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
