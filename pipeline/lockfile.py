@@ -10,7 +10,6 @@ import yaml
 
 from pipeline.core.stage import LOCK, LOCK_KEPT
 
-
 RWLOCK = Path(".dvc/tmp/rwlock")  # which paths a running DVC reads and writes
 
 

@@ -93,7 +93,9 @@ def encode(field: TableField, values: Sequence[Any] | np.ndarray) -> tuple[np.nd
         return _codes(field, values), []
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb" and field.kind != "date":
         found = values.astype(np.float64)
-        return found.astype(np.float32), np.flatnonzero(np.abs(found) > LARGEST).tolist()
+        with np.errstate(over="ignore"):  # what float32 cannot hold is told below
+            rows = found.astype(np.float32)
+        return rows, np.flatnonzero(np.abs(found) > LARGEST).tolist()
     parse, wrong = PARSERS[field.kind], []
     out = np.full(len(values), np.nan)
     for row, value in enumerate(values):
