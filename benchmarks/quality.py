@@ -1,8 +1,8 @@
 """Every recipe run whole, its test score beside named references on the same split, in one run.
 
 `python -m benchmarks quality` runs all recipes; `QUALITY=loanapp,vowels` chooses. The references see what our
-network sees, fit on train and are judged on test once: logistic or ridge regression, gradient boosting
-(scikit-learn), summary statistics of series, tf-idf of texts.
+network sees, fit on train and are judged on test once: logistic or ridge regression, gradient boosting, isolation
+forests (scikit-learn), summary statistics of series, tf-idf of texts, and for forecasts the naive one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import yaml
 
 from benchmarks.road import command, copy_project
-from pipeline import metrics
+from pipeline import forecasting, metrics
 from pipeline.core.dataset import Dataset
 from serving.inputs.spec import DataSpec, read_json
 
@@ -58,6 +57,13 @@ def series_features(train: Dataset, test: Dataset, folder: Path) -> Features:
     """Mean, deviation, extremes, ends and length of each channel, scaled."""
     del folder
     from sklearn.preprocessing import StandardScaler
+
+    series = train.spec.series
+    if series is not None and series.horizon:  # windows of one length: the steps themselves
+        first, second = (
+            np.stack([np.nan_to_num(d.inputs[at]).ravel() for at in range(len(d))]) for d in (train, test)
+        )
+        return first, second
 
     def of(dataset: Dataset) -> np.ndarray:
         rows = []
@@ -102,9 +108,15 @@ FEATURES: dict[str, Callable[[Dataset, Dataset, Path], Features]] = {
 
 def models_for(spec: DataSpec) -> dict[str, Any]:
     """The references of a task; gradient boosting where features are dense and few."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        IsolationForest,
+    )
     from sklearn.linear_model import LogisticRegression, Ridge
 
+    if spec.task == "anomaly":
+        return {"isolation forest": IsolationForest(random_state=0)}
     if spec.task == "regression":
         return {
             "ridge regression": Ridge(),
@@ -117,7 +129,13 @@ def models_for(spec: DataSpec) -> dict[str, Any]:
 
 
 def outputs_of(model: Any, spec: DataSpec, train: Features, targets: np.ndarray) -> np.ndarray:
-    """Fit a reference and give its test outputs, (N, K) or (N, 1)."""
+    """Fit a reference and give its test outputs, (N, K) or (N, M)."""
+    if spec.task == "anomaly":
+        return -model.fit(train[0]).score_samples(train[1])[:, None]
+    if spec.task == "regression" and targets.shape[1] > 1:
+        from sklearn.multioutput import MultiOutputRegressor
+
+        return np.asarray(MultiOutputRegressor(model).fit(train[0], targets).predict(train[1]), np.float32)
     if spec.task == "regression":
         return np.asarray(model.fit(train[0], targets[:, 0]).predict(train[1]), np.float32)[:, None]
     model.fit(train[0], targets)
@@ -130,7 +148,7 @@ def compare(folder: Path) -> dict[str, float | str]:
     """Our test score with its interval, and each reference's on the same test."""
     train, test = (Dataset(folder / "data" / "prepare" / name) for name in ("train", "test"))
     spec = test.spec
-    measure = "r2" if spec.task == "regression" else MEASURES[spec.modality]
+    measure = {"regression": "r2", "anomaly": "roc_auc"}.get(spec.task, MEASURES[spec.modality])
     ours = read_json(folder / "data" / "evaluate" / "metrics.json")[measure]
     report: dict[str, float | str] = {
         measure: ours["value"], f"{measure}, low": ours["low"], f"{measure}, high": ours["high"],
@@ -138,6 +156,11 @@ def compare(folder: Path) -> dict[str, float | str]:
     features = FEATURES[spec.modality](train, test, folder)
     ones = np.ones((1, len(test)))
     best = -np.inf
+    if spec.series is not None and spec.series.horizon:
+        naive = forecasting.naive(test)
+        report[f"{measure} of the naive forecast"] = float(
+            metrics.BY_TASK[spec.task][measure](ones, test.targets, naive)[0]
+        )
     for name, model in models_for(spec).items():
         outputs = outputs_of(model, spec, features, train.targets)
         score = float(metrics.BY_TASK[spec.task][measure](ones, test.targets, outputs)[0])
@@ -157,9 +180,15 @@ def run() -> dict[str, float | str]:
             folder = Path(scratch)
             copy_project(folder)
             shutil.copy(ROOT / "recipes" / f"{name}.yaml", folder / "params.yaml")
-            seconds, _ = command(folder, "dvc", "repro", "evaluate")
-            family = yaml.safe_load((folder / "params.yaml").read_text())["model"]["family"]
-            results[f"{name}: family"] = family
-            results[f"{name}: seconds"] = seconds
+            seconds, _ = command(folder, "dvc", "repro")
+            receipt = read_json(folder / "data" / "promote" / "receipt.json")
+            results |= {
+                f"{name}: family": read_json(folder / "data" / "train" / "model.json")["family"],
+                f"{name}: seconds": seconds,
+                f"{name}: verdict": receipt["verdict"],
+                f"{name}: largest difference of a live answer": max(
+                    entry["max_difference"] for entry in receipt["certified"]["comparisons"]
+                ),
+            }
             results |= {f"{name}: {key}": value for key, value in compare(folder).items()}
     return results
