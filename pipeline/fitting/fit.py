@@ -162,7 +162,8 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
     steps = len(train) * job.train.max_epochs
-    return TASKS[job.spec.task](served, job.train, augment, steps, mix, train.counts), train, val
+    counts = train.counts if job.spec.task == "classification" else None
+    return TASKS[job.spec.task](served, job.train, augment, steps, mix, counts), train, val
 
 
 def check_suits(train: Train, spec: DataSpec) -> None:
