@@ -40,7 +40,9 @@ def resamples(count: int, size: int, seed: int, block: int = 1) -> np.ndarray:
 def block_of(spec: DataSpec) -> int:
     """Samples that are drawn together: windows of a forecast that overlap, else one."""
     series = spec.series
-    return series.max_steps + series.horizon if series is not None and series.horizon else 1
+    if series is None or not series.horizon:
+        return 1
+    return -(-(series.max_steps + series.horizon) // series.stride)
 
 
 def confusion(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

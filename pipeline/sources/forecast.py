@@ -60,7 +60,7 @@ class ForecastSource(SeriesSource):
         window = self.data.window
         return SeriesInput(
             channels=self.channels, min_steps=window, max_steps=window,
-            horizon=self.data.horizon, forecasts=self.forecasts,
+            horizon=self.data.horizon, forecasts=self.forecasts, stride=self.data.stride,
         )  # fmt: skip
 
     def _whole(self, file: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -64,6 +64,7 @@ class SeriesInput(BaseModel, extra="forbid", frozen=True):
     max_steps: int = Field(4096, ge=2, description="Series with more steps are refused.")
     horizon: int = Field(0, ge=0, description="Steps that are forecast; 0 where it is no forecast.")
     forecasts: tuple[str, ...] = Field((), description="Channels that are forecast.")
+    stride: int = Field(1, ge=1, description="Steps from one window of a forecast to the next.")
 
 
 class TextInput(BaseModel, extra="forbid", frozen=True):
