@@ -33,7 +33,7 @@ repro: $(VENV)/.installed ## Run the whole road on what changed, and show where 
 	@fairlead summary
 
 test: $(VENV)/.installed-dev lint ## Lint, types, unit and end-to-end tests
-	@pytest --numprocesses 2 --dist loadfile
+	@pytest --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev ## Ruff and mypy
 	@ruff check .

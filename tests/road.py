@@ -121,3 +121,11 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     shutil.copy(road.folder / "data/train/run.json", road.folder / "first.json")
     road.commit("after the first run")
     return road
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: those of the session's road in one, which makes it once, others by file."""
+    for item in items:
+        wanted: list[str] = getattr(item, "fixturenames", [])
+        item.add_marker(pytest.mark.xdist_group("road" if "road" in wanted else item.path.name))
