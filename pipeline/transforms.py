@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ class Fitted(Protocol):
         ...
 
 
-class Scaled:
+class Scaled(ABC):
     """Moments of `flat(rows)`, (n, C), over the training rows, and those of regression targets."""
 
     def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
@@ -74,9 +75,9 @@ class Scaled:
             target_mean=target_mean, target_std=target_std,
         )  # fmt: skip
 
+    @abstractmethod
     def flat(self, rows: Any) -> np.ndarray:
         """The rows' values by channel: (n, C)."""
-        raise NotImplementedError
 
     def known(self, dataset: Dataset, train: np.ndarray) -> tuple[tuple[bool, ...], ...]:
         """Which codes of each category occur in training."""

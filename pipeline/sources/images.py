@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +35,7 @@ class RawImage:
     unreadable: str = ""  # why the raw bytes could not be had
 
 
-class ImageSource:
+class ImageSource(ABC):
     """What every source of images does with the raw bytes that `samples` gives."""
 
     classes: tuple[str, ...]
@@ -51,13 +52,13 @@ class ImageSource:
             columns=image_columns((image.channels, image.height, image.width)),
         )  # fmt: skip
 
+    @abstractmethod
     def samples(self) -> Iterator[RawImage]:
         """The raw images, in a fixed order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The raw bytes of some samples, by their origin."""
-        raise NotImplementedError
 
     def chunks(self, size: int, bad: list[str]) -> Iterator[Chunk]:
         """Decoded images, `size` at a time; what cannot be used is told in `bad`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,7 +33,7 @@ class Sample:
     problem: str = ""  # why it cannot be used, where that is known already
 
 
-class RaggedSource:
+class RaggedSource(ABC):
     """A source of samples of unequal length; a sub-class says what one is, and sets `learnt` and `count`."""
 
     learnt: Learnt
@@ -43,34 +44,34 @@ class RaggedSource:
         self.data = data
 
     @property
+    @abstractmethod
     def input(self) -> Column:
         """The column that the samples make."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def spec(self) -> DataSpec:
         """What the samples are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def samples(self) -> Iterator[Sample]:
         """The raw samples, in a fixed order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def canonical(self, content: Any) -> np.ndarray:
         """The canonical row (T, *shape) of a raw sample.
 
         Raises:
             BadInput: it cannot be used.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def raw(self, content: Any) -> bytes:
         """The bytes of which the manifest holds the digest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forms(self, content: Any) -> tuple[Request, ...]:
         """A raw sample as a client may send it."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.count
