@@ -52,19 +52,28 @@ class Certify(Section):
     )
 
 
-def compare(
-    name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, unit: np.ndarray
-) -> dict[str, Any]:
-    """Largest difference of outputs (N, K), in `unit` (K,), and how many samples got another label."""
-    difference = (np.abs(expected - found) / unit).max(axis=1)
-    changed = expected.argmax(1) != found.argmax(1)
-    return {
-        "backend": name,
-        "samples": len(expected),
-        "max_difference": float(difference.max()),
-        "labels_changed": int((changed & (difference > tolerance)).sum()),
-        "same": bool(difference.max() <= tolerance),
-    }
+def comparer(tolerance: float) -> Callable[[str, np.ndarray, np.ndarray], dict[str, Any]]:
+    """What compares expected with found outputs (N, K) of a backend, by its name.
+
+    Gives the largest difference, of a probability or of a value in its target's deviations, and of a classifier how
+    many samples got another label.
+    """
+    transform = Transform.model_validate_json((BUNDLE / "transform.json").read_text())
+    unit = np.array(transform.target_std or [1.0], np.float32)
+    classifies = read_spec(BUNDLE).task == "classification"
+
+    def compare(name: str, expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+        difference = (np.abs(expected - found) / unit).max(axis=1)
+        changed = (expected.argmax(1) != found.argmax(1)) & (difference > tolerance)
+        return {
+            "backend": name,
+            "samples": len(expected),
+            "max_difference": float(difference.max()),
+            "labels_changed": int(changed.sum()) if classifies else None,
+            "same": bool(difference.max() <= tolerance),
+        }
+
+    return compare
 
 
 def ask(
@@ -94,30 +103,24 @@ def check_answers(answers: list[Answer], version: str) -> None:
             raise UserError(f"the server's label is not its likeliest class: {answer}")
 
 
-def unit_of(bundle: Path) -> np.ndarray:
-    """What a difference of each output is measured in: 1 for probabilities, a target's deviation for values."""
-    transform = Transform.model_validate_json((bundle / "transform.json").read_text())
-    return np.array(transform.target_std or [1.0], np.float32)
-
-
 def interrogate(
     client: Client, settings: Certify, bodies: list[tuple[bytes, str]], expected: np.ndarray
 ) -> dict[str, Any]:
     """Ask the live server for golden and test samples, lone and busy; compare, and measure latency."""
-    spec, unit = read_spec(BUNDLE), unit_of(BUNDLE)
+    spec, compare = read_spec(BUNDLE), comparer(settings.tolerance)
     golden = read_json(BUNDLE / "golden" / "golden.json")["requests"]
     raw = [((BUNDLE / "golden" / g["file"]).read_bytes(), g["content_type"]) for g in golden]
     found, _, answers = ask(client, raw, spec)
     wanted = np.array([numbers(spec, g) for g in golden], np.float32)
-    reports = [compare("torchserve, golden requests", wanted, found, settings.tolerance, unit)]
+    reports = [compare("torchserve, golden requests", wanted, found)]
     lone = bodies[: settings.lone_requests]
     rows, seconds, some = ask(client, lone, spec)
     busy_rows, busy_seconds, more, wall = _busy(client, bodies, spec, settings.connections)
     check_answers(answers + some + more, read_json(BUNDLE / "bundle.json")["version"])
     name = f"torchserve, {settings.connections} connections"
     reports += [
-        compare("torchserve, one connection", expected[: len(rows)], rows, settings.tolerance, unit),
-        compare(name, expected, busy_rows, settings.tolerance, unit),
+        compare("torchserve, one connection", expected[: len(rows)], rows),
+        compare(name, expected, busy_rows),
     ]
     return {
         "comparisons": reports,
@@ -151,12 +154,12 @@ def percentiles(seconds: np.ndarray) -> dict[str, float]:
 
 def offline(rows: Rows, expected: np.ndarray, tolerance: float) -> list[dict[str, Any]]:
     """Compare the bundle's own backends with `evaluate`, and one sample at a time with a whole batch."""
-    reports, unit = [], unit_of(BUNDLE)
+    reports, compare = [], comparer(tolerance)
     for backend in BACKENDS:
         predictor = Predictor(BUNDLE, backend)
-        reports.append(compare(backend, expected, predictor.outputs(rows), tolerance, unit))
+        reports.append(compare(backend, expected, predictor.outputs(rows)))
         few = predictor.outputs(rows[:8], chunk=1)
-        reports.append(compare(f"{backend}, batch of one", expected[:8], few, tolerance, unit))
+        reports.append(compare(f"{backend}, batch of one", expected[:8], few))
     return reports
 
 
@@ -164,7 +167,12 @@ def verdict(report: dict[str, Any], settings: Certify) -> list[str]:
     """Why the model cannot be certified; empty where it can."""
     reasons = [
         f"{entry['backend']}: outputs differ by up to {entry['max_difference']:.2g} from evaluate's "
-        f"(certify.tolerance is {settings.tolerance:g}); {entry['labels_changed']} of {entry['samples']} labels changed"
+        f"(certify.tolerance is {settings.tolerance:g})"
+        + (
+            ""
+            if entry["labels_changed"] is None
+            else f"; {entry['labels_changed']} of {entry['samples']} labels changed"
+        )
         for entry in report["comparisons"]
         if not entry["same"]
     ]
