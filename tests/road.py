@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.project import ROOT, Project
+
 BIN = Path(sys.executable).parent
 VENV = BIN.parent
 SHRUNK = {
@@ -28,11 +25,11 @@ SHRUNK = {
 }
 
 
-class Road:
+class Road(Project):
     """The copied project: run commands in it, read what they wrote."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"],
             cwd=ROOT,
@@ -85,25 +82,6 @@ class Road:
         stamps = [word for name in (".installed", ".installed-dev") for word in ("-o", f"{VENV}/{name}")]
         return self.run("make", *stamps, "-o", f"{VENV}/bin/python", target, f"VENV={VENV}", check=check)
 
-    def set(self, changes: dict[str, dict[str, Any]]) -> None:
-        """Change values in params.yaml."""
-        path = self.folder / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        for section, values in changes.items():
-            params[section].update(values)
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
-
-    def json(self, path: str) -> Any:
-        """Read a JSON file below the folder."""
-        return json.loads((self.folder / path).read_text())
-
-    def digest(self, path: str) -> str:
-        """One digest over a file, or over the names and contents of a folder's files."""
-        at = self.folder / path
-        files = sorted(file for file in at.rglob("*") if file.is_file()) if at.is_dir() else [at]
-        parts = [f"{file.relative_to(at)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
     def copy(self, folder: Path) -> Road:
         """The same project with all its outputs and caches, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
@@ -125,7 +103,11 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: those of the session's road in one, which makes it once, others by file."""
+    """Where tests run in several processes: those of the session's road in one, which makes it once, others by file.
+
+    A recipe that is walked can be walked anywhere.
+    """
     for item in items:
         wanted: list[str] = getattr(item, "fixturenames", [])
-        item.add_marker(pytest.mark.xdist_group("road" if "road" in wanted else item.path.name))
+        group = "road" if "road" in wanted else item.name if "walked" in wanted else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from tests.road import SHRUNK, Road
+from tests.project import ROOT, Project
+from tests.recipes import walk
 
 pytestmark = pytest.mark.slow
 SMALL = {
-    "data": {"stride": 8}, "model": {"width": 12}, "tune": {"trials": 0},
-    "train": {"max_epochs": 12, "lr": 0.02, "batch_size": 32},
+    "data": {"stride": 8}, "model": {"width": 12}, "train": {"max_epochs": 12, "lr": 0.02, "batch_size": 32},
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def forecast(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    road = Road(tmp_path_factory.mktemp("forecast"))
-    shutil.copy(road.folder / "recipes" / "forecast.yaml", road.folder / "params.yaml")
-    road.set(SHRUNK)
-    road.set(SMALL)
-    road.make("repro")
-    return road
+def forecast(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
+    return walk(tmp_path_factory.mktemp("forecast"), ROOT / "recipes" / "forecast.yaml", runs, SMALL)
 
 
-def test_the_live_answers_are_those_that_were_evaluated(forecast: Road) -> None:
+def test_the_live_answers_are_those_that_were_evaluated(forecast: Project) -> None:
     receipt = forecast.json("data/promote/receipt.json")
     assert receipt["name"] == "forecast"
     same = {entry["backend"]: entry["same"] for entry in receipt["certified"]["comparisons"]}
     assert all(same.values())
-    assert {"torchserve, golden requests", "torchserve, 8 connections", "onnx", "pt2", "eager"} <= same.keys()
+    assert {"torchserve, golden requests", "torchserve, 4 connections", "onnx", "pt2", "eager"} <= same.keys()
 
 
-def test_the_forecast_beats_the_naive_one(forecast: Road) -> None:
+def test_the_forecast_beats_the_naive_one(forecast: Project) -> None:
     compared = forecast.json("data/promote/receipt.json")["compared"]
     assert compared["over_trivial_baseline"]["value"] > 0
     assert forecast.json("data/evaluate/metrics.json")["mase"]["value"] < 1
 
 
-def test_golden_answers_name_every_step(forecast: Road) -> None:
+def test_golden_answers_name_every_step(forecast: Project) -> None:
     requests = forecast.json("data/export/bundle/golden/golden.json")["requests"]
     assert all(list(request["values"]) == [f"data+{step}" for step in range(1, 9)] for request in requests)

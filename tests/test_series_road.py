@@ -7,44 +7,39 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from pipeline.core.dataset import Dataset
-from tests.road import SHRUNK, Road
+from tests.project import ROOT, Project
+from tests.recipes import walk
 
 pytestmark = pytest.mark.slow
 
 
+SMALL = {
+    "model": {"family": "cnn", "width": 16, "depth": 1},
+    "train": {"max_epochs": 10, "lr": 0.01, "batch_size": 32},
+}
+
+
 @pytest.fixture(scope="module")
-def vowels(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    road = Road(tmp_path_factory.mktemp("vowels"))
-    shutil.copy(road.folder / "recipes" / "vowels.yaml", road.folder / "params.yaml")
-    road.set(SHRUNK)
-    road.set(
-        {
-            "model": {"family": "cnn", "width": 16, "depth": 1},
-            "tune": {"trials": 0},
-            "train": {"max_epochs": 10, "lr": 0.01, "batch_size": 32},
-        }
-    )
-    road.make("repro")
-    return road
+def vowels(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
+    return walk(tmp_path_factory.mktemp("vowels"), ROOT / "recipes" / "vowels.yaml", runs, SMALL)
 
 
-def test_the_road_ends_with_a_certified_model(vowels: Road) -> None:
+def test_the_road_ends_with_a_certified_model(vowels: Project) -> None:
     receipt = vowels.json("data/promote/receipt.json")
     assert receipt["verdict"] == "promoted"
     assert receipt["name"] == "vowels"
     assert vowels.json("data/evaluate/metrics.json")["accuracy"]["value"] > 0.8
     same = {entry["backend"]: entry["same"] for entry in receipt["certified"]["comparisons"]}
     assert all(same.values())
-    assert {"torchserve, golden requests", "torchserve, 8 connections", "onnx", "pt2"} <= same.keys()
+    assert {"torchserve, golden requests", "torchserve, 4 connections", "onnx", "pt2"} <= same.keys()
 
 
-def test_both_files_are_split_anew_and_each_series_keeps_its_length(vowels: Road) -> None:
+def test_both_files_are_split_anew_and_each_series_keeps_its_length(vowels: Project) -> None:
     with (vowels.folder / "data/ingest/manifest.csv").open(newline="") as lines:
         files = [row["origin"].partition(":")[0] for row in csv.DictReader(lines)]
     whole = Dataset(vowels.folder / "data/ingest")
@@ -61,7 +56,7 @@ def test_both_files_are_split_anew_and_each_series_keeps_its_length(vowels: Road
     assert len(set(whole.inputs.lengths.tolist())) > 10
 
 
-def test_golden_requests_are_json_and_csv_of_raw_values(vowels: Road) -> None:
+def test_golden_requests_are_json_and_csv_of_raw_values(vowels: Project) -> None:
     golden = vowels.folder / "data/export/bundle/golden"
     names = {file.name for file in golden.iterdir()}
     assert {"000.json", "000.csv", "015.json", "golden.json"} <= names

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from tests.road import SHRUNK, Road
+from tests.project import ROOT, Project
+from tests.recipes import walk
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def loans(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    road = Road(tmp_path_factory.mktemp("loans"))
-    shutil.copy(road.folder / "recipes/loanapp.yaml", road.folder / "params.yaml")
-    road.set({**SHRUNK, "tune": {"trials": 0}, "train": {"max_epochs": 4}})
-    road.run("dvc", "repro")
-    return road
+def loans(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
+    recipe = ROOT / "recipes" / "loanapp.yaml"
+    return walk(tmp_path_factory.mktemp("loans"), recipe, runs, {"train": {"max_epochs": 4}})
 
 
-def test_the_road_ends_with_a_certified_model(loans: Road) -> None:
+def test_the_road_ends_with_a_certified_model(loans: Project) -> None:
     receipt = loans.json("data/promote/receipt.json")
     assert receipt["verdict"] == "promoted"
     assert receipt["compared"]["metric"] == "roc_auc"
@@ -31,7 +27,7 @@ def test_the_road_ends_with_a_certified_model(loans: Road) -> None:
     assert loans.json("data/evaluate/metrics.json")["classes"].keys() == {"approved", "rejected"}
 
 
-def test_the_live_server_was_asked_with_json_and_csv(loans: Road) -> None:
+def test_the_live_server_was_asked_with_json_and_csv(loans: Project) -> None:
     requests = loans.json("data/export/bundle/golden/golden.json")["requests"]
     asked = [request["content_type"] for request in requests]
     assert asked[:2] == ["application/json", "text/csv"]
@@ -41,7 +37,7 @@ def test_the_live_server_was_asked_with_json_and_csv(loans: Road) -> None:
     assert not {"reject", "approve", "white"} & set(first[0].split(","))
 
 
-def test_the_splits_share_no_row_and_training_alone_made_the_transform(loans: Road) -> None:
+def test_the_splits_share_no_row_and_training_alone_made_the_transform(loans: Project) -> None:
     parts = {name: loans.folder / "data/prepare" / name for name in ("train", "val", "test")}
     ids = {name: set(np.load(path / "id.npy")) for name, path in parts.items()}
     assert not ids["train"] & ids["val"]
