@@ -154,6 +154,24 @@ def check() -> None:
 
 
 @app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="The recipe to use; without one, all are listed.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Lose changes to params.yaml.")] = False,
+) -> None:
+    """List the recipes, or put one in the place of params.yaml."""
+    from pipeline.recipes import listed, use
+
+    try:
+        if name:
+            typer.echo(use(name, force))
+            return
+        for each, purpose in listed().items():
+            typer.echo(f"{each:16} {purpose}")
+    except UserError as error:
+        fail(error)
+
+
+@app.command()
 def summary() -> None:
     """Show the last model's metrics, its verdict, and where to look next."""
     from pipeline.summary import show
