@@ -7,18 +7,20 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models import autoencoder, cnn, fnn, recurrent, transformer
+from models import autoencoder, cnn, fnn, recurrent, transfer, transformer
+from models.fronts import FRONTS, Front
 from models.initialisation import initialise
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
 
 
 class Network(NamedTuple):
-    """A family: its builder, the modalities whose fronts it takes, and the tasks that it serves."""
+    """A family: its builder, the modalities it fits, the tasks it serves, and its front, where it has its own."""
 
     build: Callable[[Model, DataSpec, Transform], nn.Module]
     modalities: tuple[str, ...]
     tasks: tuple[str, ...] = ("classification", "regression")
+    front: Front | None = None
 
 
 MODELS: dict[str, Network] = {
@@ -28,6 +30,7 @@ MODELS: dict[str, Network] = {
     "lstm": Network(recurrent.build, ("series", "text")),
     "gru": Network(recurrent.build, ("series", "text")),
     "transformer": Network(transformer.build, ("image", "table", "series", "text")),
+    "transfer": Network(transfer.build, tuple(transfer.TRUNKS), front=transfer.front),
     "autoencoder": Network(autoencoder.build, ("image", "table"), ("anomaly",)),
 }
 
@@ -37,6 +40,11 @@ def families(modality: str, task: str = "classification") -> list[str]:
     return [
         name for name, network in MODELS.items() if modality in network.modalities and task in network.tasks
     ]
+
+
+def front(family: str, spec: DataSpec, transform: Transform) -> nn.Module:
+    """What maps raw canonical input to that which the network of a family takes."""
+    return (MODELS[family].front or FRONTS[spec.modality])(spec, transform)
 
 
 def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:

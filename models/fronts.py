@@ -97,6 +97,7 @@ class TextFront(nn.Module):
         return x.long()
 
 
-FRONTS: dict[str, Callable[[DataSpec, Transform], nn.Module]] = {
+Front = Callable[[DataSpec, Transform], nn.Module]
+FRONTS: dict[str, Front] = {
     "image": ImageFront, "table": TableFront, "series": SeriesFront, "text": TextFront,
 }  # fmt: skip

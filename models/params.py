@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 Normalisation = Literal["batch", "layer", "none"]
 Initialisation = Literal["default", "he", "xavier", "orthogonal"]
-Family = Literal["auto", "cnn", "fnn", "rnn", "lstm", "gru", "transformer", "autoencoder"]
+Family = Literal["auto", "cnn", "fnn", "rnn", "lstm", "gru", "transformer", "transfer", "autoencoder"]
 
 
 class Model(BaseModel, extra="forbid", frozen=True):
@@ -19,7 +19,8 @@ class Model(BaseModel, extra="forbid", frozen=True):
         "cnn",
         description="'auto': what suits the data (tune and train say which); 'cnn': residual convolutions, for "
         "images, series and text; 'fnn': fully connected, for tables and small images; 'rnn', 'lstm', 'gru': "
-        "recurrent, for series and text; 'transformer': attention, for all; "
+        "recurrent, for series and text; 'transformer': attention, for all; 'transfer': a pre-trained network "
+        "under a head that learns, for images; "
         "'autoencoder': learns what is normal, for data.task 'anomaly'.",
     )
     width: int = Field(

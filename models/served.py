@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from models import build
-from models.fronts import FRONTS
+from models import build, front
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
@@ -23,8 +22,8 @@ class Served(nn.Module):
     def __init__(self, params: Model, spec: DataSpec, transform: Transform) -> None:
         super().__init__()
         self.classifies = spec.task == "classification"
-        self.front = FRONTS[spec.modality](spec, transform)
-        self.net = build(params, spec, transform)
+        net = build(params, spec, transform)
+        self.front, self.net = front(params.family, spec, transform), net
         self.register_buffer("target_mean", torch.tensor(transform.target_mean))
         self.register_buffer("target_std", torch.tensor(transform.target_std))
 

@@ -11,6 +11,7 @@ from tokenizers import ByteLevelBPETokenizer
 from models import MODELS
 from models.params import Model
 from models.served import Served
+from models.transfer import Transfer
 from serving.inputs.spec import (
     Column,
     DataSpec,
@@ -133,6 +134,14 @@ def trained(params: Model, spec: DataSpec) -> Served:
         for weight in served.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=draw)
     return served.eval()
+
+
+def learners(served: Served) -> list[torch.nn.Parameter]:
+    """What a training begins to change; a pre-trained trunk gets its weights, and is frozen."""
+    if isinstance(served.net, Transfer):
+        served.net.pretrain()
+        served.net.open(0)
+    return [weight for weight in served.parameters() if weight.requires_grad]
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -23,6 +23,7 @@ from tests.samples import (
     CLASSES,
     FIELDS,
     PAIRS,
+    learners,
     params_of,
     rows_of,
     served_of,
@@ -87,7 +88,7 @@ def test_one_batch_is_learnt_by_heart(family: str, modality: str, norm: str) -> 
     spec = spec_of(modality)
     served = served_of(params_of(family, normalisation=norm, width=16), spec).train()
     inputs, targets = rows_of(spec, 8), torch.arange(8) % len(CLASSES)
-    optimiser = torch.optim.Adam(served.parameters(), lr=0.01)
+    optimiser = torch.optim.Adam(learners(served), lr=0.01)
     for _ in range(200):
         found = served.raw(inputs)
         loss = F.cross_entropy(found, targets)
