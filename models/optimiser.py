@@ -54,9 +54,37 @@ class Optimiser(BaseModel, extra="forbid", frozen=True):
         le=10,
         description="Alpha of cutmix, which pastes rectangles of other images; 0 pastes none.",
     )
+    unfreeze: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Of 'transfer': the last blocks of the pre-trained network that learn too; 0 freezes all of it.",
+    )
+    unfreeze_every: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Of 'transfer': epochs from one block's beginning to learn to the next one's; 0 begins at once.",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Of 'transfer': the learning rate of a block, as a share of that of what comes after it.",
+    )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Decay of a running mean of the weights, which is the model; 0 takes the last.",
     )
+
+    def opened(self, epoch: int) -> int:
+        """How many blocks of a pre-trained network learn in an epoch, counted from 0.
+
+        >>> [Optimiser(unfreeze=2, unfreeze_every=3).opened(epoch) for epoch in (0, 2, 3, 6, 9)]
+        [0, 0, 1, 2, 2]
+        """
+        if not self.unfreeze_every:
+            return self.unfreeze
+        return min(self.unfreeze, epoch // self.unfreeze_every)

@@ -10,6 +10,7 @@ from torch import nn
 
 from models import build, front
 from models.params import Model
+from models.transfer import Transfer
 from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
@@ -21,6 +22,7 @@ class Served(nn.Module):
 
     def __init__(self, params: Model, spec: DataSpec, transform: Transform) -> None:
         super().__init__()
+        self._aside: tuple[nn.Module, nn.Module] | None = None  # a tuple, so that it is no part of the state
         self.classifies = spec.task == "classification"
         net = build(params, spec, transform)
         self.front, self.net = front(params.family, spec, transform), net
@@ -31,6 +33,30 @@ class Served(nn.Module):
         """Map a batch of canonical inputs to logits (N, K), or to scaled targets (N, M)."""
         out: torch.Tensor = self.net(self.front(x))
         return out
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What a pre-trained trunk makes of a batch of canonical inputs, (N, F)."""
+        assert isinstance(self.net, Transfer)
+        found: torch.Tensor = self.net.trunk(self.front(x))
+        return found
+
+    def lift(self) -> None:
+        """Lay front and trunk aside: until `lower`, `raw` takes features in the place of inputs."""
+        assert isinstance(self.net, Transfer)
+        self._aside = (self.front, self.net.trunk)
+        self.front, self.net.trunk = nn.Identity(), nn.Identity()
+
+    def lower(self) -> None:
+        """Put back what `lift` laid aside, if anything."""
+        if self._aside is not None:
+            assert isinstance(self.net, Transfer)
+            self.front, self.net.trunk = self._aside
+            self._aside = None
+
+    @property
+    def lifted(self) -> bool:
+        """True between `lift` and `lower`."""
+        return self._aside is not None
 
     def scaled(self, targets: torch.Tensor) -> torch.Tensor:
         """Targets (N, M) in their own units to what `raw` gives."""

@@ -13,6 +13,7 @@ from models.losses import Loss, l1
 from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
+from models.transfer import Transfer
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -38,6 +39,7 @@ class Supervised(pl.LightningModule):
         self.served, self.optimiser, self.augment, self.steps = served, optimiser, augment, steps
         self.mix, self.loss = mix, Loss(optimiser, served.classifies, counts)
         self.totals: dict[str, torch.Tensor] = {}
+        self._open(optimiser.opened(0))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """The loss of one augmented batch, a scalar."""
@@ -48,7 +50,17 @@ class Supervised(pl.LightningModule):
             inputs, targets = self.mix(inputs, targets)
         loss = self.loss.training(self.served.raw(inputs), self._scaled(targets))
         self._add("train_loss", loss.detach() * len(targets), len(targets))
-        return loss + self.optimiser.l1 * l1(self.served.parameters()) if self.optimiser.l1 else loss
+        if self.optimiser.l1:
+            loss = loss + self.optimiser.l1 * l1(w for w in self.served.parameters() if w.requires_grad)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Let as many blocks of a pre-trained network learn as it is time for."""
+        self._open(self.optimiser.opened(self.current_epoch))
+
+    def _open(self, blocks: int) -> None:
+        if isinstance(self.served.net, Transfer) and not self.served.lifted:
+            self.served.net.open(blocks)
 
     def _scaled(self, targets: torch.Tensor) -> torch.Tensor:
         return targets if self.served.classifies else self.served.scaled(targets)
@@ -86,18 +98,34 @@ class Supervised(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, one scheduler step a batch."""
-        decayed = [p for p in self.served.parameters() if p.ndim > 1]
-        plain = [p for p in self.served.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.optimiser.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
         fused = (
             self.trainer.precision != "16-mixed"
         )  # whose gradient scaler cannot clip for a fused optimiser
-        adamw = torch.optim.AdamW(groups, lr=self.optimiser.lr, fused=fused)
+        adamw = torch.optim.AdamW(self.groups(self.optimiser.lr), lr=self.optimiser.lr, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: self._share(step))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Weights, which decay, and biases, which do not, by the rate at which they learn; those to learn later too."""
+        return [
+            {"params": chosen, "weight_decay": decay, "lr": lr * share}
+            for share, weights in self._learners()
+            for decay, chosen in (
+                (self.optimiser.weight_decay, [weight for weight in weights if weight.ndim > 1]),
+                (0.0, [weight for weight in weights if weight.ndim <= 1]),
+            )
+        ]
+
+    def _learners(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Shares of the learning rate, and what learns at each: all at 1, but the blocks of a pre-trained network."""
+        net, settings = self.served.net, self.optimiser
+        if not isinstance(net, Transfer):
+            return [(1.0, list(self.served.parameters()))]
+        blocks = net.blocks()[::-1][: settings.unfreeze] if settings.unfreeze else []
+        return [
+            (settings.layer_decay**depth, list(part.parameters()))
+            for depth, part in enumerate([net.head, *blocks])
+        ]
 
     def _share(self, step: int) -> float:
         """Share of the peak learning rate at a step: up to 1 linearly, then down along half a cosine."""

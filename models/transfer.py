@@ -75,8 +75,16 @@ class Transfer(nn.Module):
         self.trunk.load_state_dict(trunk.state(find(trunk.weights)))
 
     def open(self, count: int) -> None:
-        """Let the last `count` blocks learn, and freeze those before."""
+        """Let the last `count` blocks learn, and freeze those before.
+
+        Raises:
+            ValueError: there are fewer.
+        """
         blocks = self.blocks()
+        if count > len(blocks):
+            raise ValueError(
+                f"train.unfreeze is {count}, and the pre-trained network for {self.modality} has {len(blocks)} blocks"
+            )
         for at, block in enumerate(blocks):
             block.requires_grad_(at >= len(blocks) - count)
 

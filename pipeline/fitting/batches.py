@@ -91,6 +91,7 @@ class Column:
 
 class Batches:
     """Iterates (inputs, targets) over a data set folder; inputs of unequal length are padded to the longest.
+    `inputs` take the place of those in the folder, row by row.
 
     Lightning calls `set_epoch`, which it looks for on `batch_sampler`: the order of an epoch follows from the
     seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one.
@@ -103,38 +104,39 @@ class Batches:
         device: torch.device,
         shuffle_seed: int | None = None,
         sampling: Sampling = "none",
+        inputs: np.ndarray | None = None,
     ) -> None:
         dataset = Dataset(folder)
-        self._inputs = Column(dataset.inputs, device)
+        self._inputs = Column(dataset.inputs if inputs is None else inputs, device)
         self._targets = torch.from_numpy(dataset.targets).to(device)
         self._size, self._seed, self.epoch = size, shuffle_seed, 0
         self.batch_sampler = self
         self.counts: torch.Tensor | None = None  # samples of each class (K,) that a pass shows
         self._classes: list[torch.Tensor] = []
-        self._rows = len(self._targets)
+        self.rows = len(self._targets)  # that a pass shows
         if classes := len(dataset.spec.classes):
             labels = torch.from_numpy(dataset.targets)
             self.counts = torch.bincount(labels, minlength=classes)
             if sampling != "none":
                 self.counts = evened(self.counts, sampling)
                 self._classes = [(labels == label).nonzero().flatten() for label in range(classes)]
-                self._rows = int(self.counts.sum())
+                self.rows = int(self.counts.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self._rows, self._size)
+        full, rest = divmod(self.rows, self._size)
         # A last batch of one sample has no variance for batch normalisation: training leaves it out.
         return full + (rest > (self._seed is not None)) if full else 1
 
     def order(self) -> torch.Tensor:
         """The rows of this pass, in order."""
         if self._seed is None:
-            return torch.arange(self._rows)
+            return torch.arange(self.rows)
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
-        shuffled = torch.randperm(self._rows, generator=generator)
+        shuffled = torch.randperm(self.rows, generator=generator)
         if not self._classes:
             return shuffled
         assert self.counts is not None

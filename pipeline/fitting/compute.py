@@ -21,3 +21,7 @@ class Compute(Section):
         le=1024,
         description="CPU threads for training; 0 takes all cores, or one where inputs are too small to gain by more.",
     )
+    cache_features: bool = Field(
+        True,
+        description="Compute what a frozen pre-trained network makes of the data once, and keep it on disk.",
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from models.params import Model
 from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
+from models.transfer import Transfer
 from pipeline.core.params import UserError
 from pipeline.fitting.augmentation import Augmentation
 from pipeline.fitting.augmentation import build as build_augmentation
@@ -29,6 +31,7 @@ from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.batches import Batches, Sampling
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.epochlog import EpochHook
+from pipeline.fitting.features import features, fixed
 from serving.inputs.spec import DataSpec, Transform
 
 TASKS = {"classification": Supervised, "regression": Supervised, "anomaly": Reconstruction}
@@ -114,9 +117,12 @@ def fit(
     loss; without, returns those of the last epoch.
     """
     quiet()
-    torch.set_num_threads(job.compute.threads or threads_for(job.spec))
+    torch.set_num_threads(job.compute.threads or threads_for(job))
     pl.seed_everything(job.seed, workers=False, verbose=False)
     task, train, val = assemble(job)
+    if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
+        torch.set_num_threads(job.compute.threads or 1)
+        checkpoints = checkpoints / "head" if checkpoints else None
     steps: list[Callback] = [Epochs(job.seed, hooks), *(callbacks or [])]
     if job.train.ema:
         steps.append(Averaged(job.train.ema, device_of(job.compute)))
@@ -144,23 +150,32 @@ def fit(
         task.load_state_dict(state["state_dict"])
     task.served.eval()
     task.settle(val)
-    return task.served.cpu()
+    task.served.lower()
+    return task.served.cpu().eval()
 
 
 def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     """The task and its training and validation batches."""
     check_suits(job.train, job.spec)
     device = device_of(job.compute)
-    train = Batches(
-        job.train_folder, job.train.batch_size, device, shuffle_seed=job.seed, sampling=job.train.sampling
-    )
-    val = Batches(job.val_folder, 512, device)
     try:
         served = Served(job.model, job.spec, job.transform)
+        if isinstance(served.net, Transfer):
+            served.net.open(job.train.unfreeze)  # refuses more than there are
+            served.net.pretrain()
         mix = build_mixer(job.train, job.spec)
     except ValueError as error:
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
+    given: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    if job.compute.cache_features and fixed(served, augment, mix is not None, job.train.unfreeze):
+        given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
+        served.lift()
+    train = Batches(
+        job.train_folder, job.train.batch_size, device,
+        shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0],
+    )  # fmt: skip
+    val = Batches(job.val_folder, 512, device, inputs=given[1])
     steps = len(train) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
     return TASKS[job.spec.task](served, job.train, augment, steps, mix, counts), train, val
@@ -183,13 +198,14 @@ def check_suits(train: Train, spec: DataSpec) -> None:
                 )
 
 
-def threads_for(spec: DataSpec) -> int:
+def threads_for(job: Job) -> int:
     """CPU threads that training gains from; a rule and no measurement, as rounding depends on their number.
 
     A 28x28 batch is so little work that a second thread saves 15 % on an idle machine and costs twenty
     times the whole beside another busy process, because threads spin while they wait for each other.
     """
-    return 1 if math.prod(spec.input_shape) <= SMALL else os.cpu_count() or 1
+    small = math.prod(job.spec.input_shape) <= SMALL and job.model.family != "transfer"
+    return 1 if small else os.cpu_count() or 1
 
 
 def device_of(compute: Compute) -> torch.device:

@@ -38,16 +38,19 @@ def with_rate(job: Job) -> Job:
 def range_test(job: Job) -> tuple[list[float], list[float]]:
     """Rates and the loss of a batch at each, of a network that is then thrown away; the seed decides both."""
     quiet()
-    torch.set_num_threads(job.compute.threads or threads_for(job.spec))
+    torch.set_num_threads(job.compute.threads or threads_for(job))
     pl.seed_everything(job.seed, workers=False, verbose=False)
     task, batches, _ = assemble(job)
     task.to(device_of(job.compute)).train()
+    groups = [{**group, "weight_decay": 0.0} for group in task.groups(1.0)]
+    optimiser = torch.optim.AdamW(groups)
+    shares = [group["lr"] for group in groups]
     weights = [weight for weight in task.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
     rates, losses = [], []
     for step, batch in zip(range(STEPS), _endless(batches), strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-        optimiser.param_groups[0]["lr"] = rate
+        for group, share in zip(optimiser.param_groups, shares, strict=True):
+            group["lr"] = rate * share
         loss = task.training_step(batch, step)
         optimiser.zero_grad()
         loss.backward()
