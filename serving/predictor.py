@@ -13,6 +13,7 @@ from serving.inputs.decode import BadInput, decoder
 from serving.inputs.ragged import Ragged, Rows, filling, gather
 from serving.inputs.spec import DataSpec, read_json, read_spec
 
+CHUNK, RAGGED_CHUNK = 256, 64  # rows of a batch; attention takes memory by the square of their length
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
@@ -81,10 +82,19 @@ class Predictor:
         self._forward = BACKENDS[backend](bundle, threads)
         self._decode = decoder(self.spec, bundle)
 
-    def outputs(self, rows: Rows, chunk: int = 256) -> np.ndarray:
-        """Class probabilities (N, K), or values (N, M), float32, of canonical inputs."""
-        parts = [self._forward(self._batch(rows[at : at + chunk])) for at in range(0, len(rows), chunk)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.spec.outputs)), np.float32)
+    def outputs(self, rows: Rows, chunk: int | None = None) -> np.ndarray:
+        """Class probabilities (N, K), or values (N, M), float32, of canonical inputs, `chunk` at a time.
+
+        Rows of unequal length are taken by their length, as what a batch is padded to is computed for all of it.
+        """
+        order = np.argsort(rows.lengths, kind="stable") if isinstance(rows, Ragged) else None
+        size = chunk or (CHUNK if order is None else RAGGED_CHUNK)
+        pieces = (slice(at, at + size) for at in range(0, len(rows), size))
+        parts = [
+            self._forward(self._batch(rows[piece if order is None else order[piece]])) for piece in pieces
+        ]
+        found = np.concatenate(parts) if parts else np.zeros((0, len(self.spec.outputs)), np.float32)
+        return found if order is None else found[np.argsort(order)]
 
     def _batch(self, rows: Rows) -> np.ndarray:
         """One array of a whole batch, rows of unequal length padded at their end."""

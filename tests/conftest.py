@@ -117,3 +117,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM small, for what holds at any size; `test_minilm` looks at the real one."""
+    from models.transfer import TRUNKS
+    from tests.samples import small_text_trunk
+
+    monkeypatch.setitem(TRUNKS, "text", small_text_trunk())

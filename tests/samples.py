@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 
 from models import MODELS
+from models.minilm import Front, MiniLM, Size
 from models.params import Model
 from models.served import Served
-from models.transfer import Transfer
+from models.transfer import TRUNKS, Transfer, Trunk
 from serving.inputs.spec import (
     Column,
     DataSpec,
@@ -59,7 +61,7 @@ def spec_of(modality: str, task: str = "classification", fields: tuple[TableFiel
         "image": ImageInput(channels=3, height=SHAPE[1], width=SHAPE[2]),
         "table": TableInput(fields=fields),
         "series": SeriesInput(channels=("x", "y", "z")),
-        "text": TextInput(),
+        "text": TextInput(max_tokens=64),
     }
     named = {"classes": CLASSES} if task == "classification" else {"targets": TARGETS}
     return DataSpec.model_validate(
@@ -134,6 +136,17 @@ def trained(params: Model, spec: DataSpec) -> Served:
         for weight in served.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=draw)
     return served.eval()
+
+
+def small_text_trunk() -> Trunk:
+    """MiniLM's architecture with few numbers in it, whose weights are whatever a seed gives."""
+    size = Size(tokens=TOKENS, places=64, features=16, heads=2, inner=24, layers=2)
+    build = partial(MiniLM, size=size)
+    return TRUNKS["text"]._replace(
+        build=build,
+        state=lambda path: build(spec_of("text")).state_dict(),
+        front=partial(Front, size=size),
+    )
 
 
 def learners(served: Served) -> list[torch.nn.Parameter]:

@@ -12,7 +12,7 @@ from models import build
 from models.initialisation import GATES
 from tests.samples import PAIRS, params_of, rows_of, served_of, spec_of, transform_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
 every = pytest.mark.parametrize(("family", "modality"), PAIRS)
 
 

@@ -19,7 +19,7 @@ from serving.inputs.ragged import Ragged
 from serving.inputs.spec import Modality, write_json
 from tests.samples import CLASSES, PAIRS, params_of, rows_of, spec_of, transform_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
 PLAIN = Train.model_validate({"max_epochs": 4, "batch_size": 16, "lr": 0.01, "augmentation": {"strength": 0}})
 
 

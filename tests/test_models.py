@@ -32,7 +32,7 @@ from tests.samples import (
     transform_of,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
 every = pytest.mark.parametrize(("family", "modality"), PAIRS)
 normalised = pytest.mark.parametrize("norm", get_args(Normalisation))
 # Each activation with a normalisation and an initialisation, each of which occurs twice.

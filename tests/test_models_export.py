@@ -20,7 +20,7 @@ from serving.inputs.ragged import Ragged
 from serving.predictor import BACKENDS, Predictor
 from tests.samples import CLASSES, PAIRS, params_of, rows_of, spec_of, trained, transform_of, write_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
 # Each network with one of the normalisations; tracing takes seconds a layer.
 CASES = [(*pair, norm) for pair, norm in zip(PAIRS, cycle(NORMALISATIONS), strict=False)]
 BATCHES = ((1, 1), (1, 40), (2, 7), (2, 2), (17, 1), (17, 40))  # samples and steps

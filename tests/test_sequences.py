@@ -14,7 +14,7 @@ from models.recurrent import LAYERS, Direction, Recurrent
 from models.sequences import StepNorm, Steps, max_of, mean_of
 from tests.samples import RAGGED, padded, params_of, rows_of, served_of, spec_of, trained, transform_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
 ragged = pytest.mark.parametrize(("family", "modality"), RAGGED)
 normalised = pytest.mark.parametrize("norm", get_args(Normalisation))
 

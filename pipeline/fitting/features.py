@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from models.served import Served
 from models.transfer import TRUNKS, Transfer
-from pipeline.core.dataset import ColumnWriter
+from pipeline.core.dataset import Dataset
 from pipeline.core.stage import STATE
-from pipeline.fitting.batches import Batches
+from pipeline.fitting.batches import Column
 from pipeline.fitting.lineage import data_digest, digest
+from serving.inputs.ragged import Ragged
 
 FOLDER = STATE / "features"
 BATCH = 64  # samples that go through the trunk at once
@@ -41,7 +42,7 @@ def features(served: Served, folder: Path, device: torch.device) -> np.ndarray:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}.new")
         try:
-            _compute(served.to(device).eval(), Batches(folder, BATCH, device), folder.name, fresh)
+            _compute(served.to(device).eval(), folder, device, fresh)
             note = fresh.with_suffix(".sum")
             note.write_text(_sum(fresh))
             fresh.replace(path)
@@ -83,13 +84,18 @@ def _matches(path: Path, expected: str, size: int, changed: int) -> bool:
 
 
 @torch.inference_mode()
-def _compute(served: Served, batches: Batches, name: str, path: Path) -> None:
-    """Write the features of all batches, one after the other."""
+def _compute(served: Served, folder: Path, device: torch.device, path: Path) -> None:
+    """Write the features of all rows; those of one length go together, as padding costs what samples cost."""
     net = served.net
     assert isinstance(net, Transfer)
-    writer = ColumnWriter(path, "<f4", (int(net.trunk.features),))  # type: ignore[arg-type]
-    with tqdm(total=batches.rows, desc=f"features of {name}", unit=" samples") as bar:
-        for inputs, _ in batches:
-            writer.append(served.features(inputs).float().cpu().numpy())
-            bar.update(len(inputs))
-    writer.close()
+    given = Dataset(folder).inputs
+    rows, count = Column(given, device), len(given)
+    lengths = given.lengths if isinstance(given, Ragged) else np.zeros(count)
+    order = torch.from_numpy(np.argsort(lengths, kind="stable"))
+    shape = (count, int(net.trunk.features))  # type: ignore[arg-type]
+    found = np.lib.format.open_memmap(path, "w+", "<f4", shape)
+    with tqdm(total=count, desc=f"features of {folder.name}", unit=" samples") as bar:
+        for part in order.split(BATCH):
+            found[part.numpy()] = served.features(rows.take(part.to(rows.place))).float().cpu().numpy()
+            bar.update(len(part))
+    found.flush()
