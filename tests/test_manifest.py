@@ -71,14 +71,14 @@ def test_without_split_and_group_they_are_no_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("../out.png,kind 0,train,p0\n", "line 14: '../out.png' leads out of"),
-        ("pictures/0.png,kind 0,train,p0\n", "line 14: 'pictures/0.png' is listed a second time"),
-        ("pictures/0.png,,train,p0\n", "line 14: the label is empty"),
+        ("../out.png,kind 0,train,p0\n", "manifest.csv:14: '../out.png' leads out of"),
+        ("pictures/0.png,kind 0,train,p0\n", "manifest.csv:14: 'pictures/0.png' is listed a second time"),
+        ("pictures/0.png,,train,p0\n", "manifest.csv:14: the label is empty"),
         (
             "pictures/99.png,kind 0,trian,p0\n",
-            "line 14: the split is 'trian'; expected one of train, val",
+            "manifest.csv:14: the split is 'trian'; expected one of train, val",
         ),
-        ("pictures/99.png,kind 0\n", "Expected 4 columns, got 2"),
+        ("pictures/99.png,kind 0\n", "manifest.csv:14: 2 cells; expected 4"),
     ],
 )
 def test_a_wrong_line_is_told_with_its_number(tmp_path: Path, line: str, told: str) -> None:

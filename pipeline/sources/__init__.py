@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.core.params import UserError
 from pipeline.sources import forecast, series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
@@ -34,5 +35,7 @@ SOURCES: dict[str, Callable[[Data], Source]] = {
 
 def open_source(data: Data) -> Source:
     """The reader for the `data` section."""
+    if twice := [name for name in data.target if data.target.count(name) > 1]:
+        raise UserError(f"data.target names '{twice[0]}' twice")
     source = SOURCES[data.source](data)
     return AnomalySource(source, data) if data.task == "anomaly" else source
