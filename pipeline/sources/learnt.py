@@ -37,6 +37,20 @@ def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: as_number(name) or 0.0) if numeric else names)
 
 
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """Refuse a single class, and two that only their case tells apart.
+
+    Raises:
+        UserError: there is nothing to tell apart.
+    """
+    if len(classes) < 2:
+        raise UserError(f"{where} has {len(classes)} classes; expected two at least")
+    folded: dict[str, str] = {}
+    for name in classes:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise UserError(f"{where}: the classes '{other}' and '{name}' differ in case only")
+
+
 def mixed(values: Collection[Any]) -> str | None:
     """The first that is no number among many that are; empty where all are, None where it is classes.
 
@@ -96,8 +110,7 @@ class Learnt:
                 f"than {FEW} different values; a classification has one target"
             )
         classes = in_order({category(value) for value in values[0]})
-        if len(classes) < 2:
-            raise UserError(f"data.target: '{names[0]}' has {len(classes)} classes; expected two at least")
+        check_classes(classes, f"data.target: '{names[0]}'")
         return cls(tuple(names), "classification", classes)
 
     @property

@@ -13,7 +13,7 @@ from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Chunk, Data
 from pipeline.sources.images import ImageSource, RawImage
-from pipeline.sources.learnt import SPLITS
+from pipeline.sources.learnt import SPLITS, check_classes
 from pipeline.sources.tablefiles import SHOWN, open_file
 from serving.inputs.spec import Column, DataSpec
 
@@ -39,6 +39,8 @@ class ManifestSource(ImageSource):
         super().__init__(data)
         self._root, self._manifest = manifest.parent, manifest
         self._file = open_file(manifest, str(manifest))
+        if len(data.target) > 1:
+            raise UserError(f"data.target names {len(data.target)} columns; images have one label each")
         self._label = data.target[0] if data.target else "label"
         wanted = {"path": "path", "label": self._label, "split": data.split, "group": data.group}
         self._columns = {role: name for role, name in wanted.items() if name}
@@ -53,6 +55,7 @@ class ManifestSource(ImageSource):
         if not self._rows:
             raise UserError(f"{manifest} lists no images")
         self.classes = tuple(sorted(labels))
+        check_classes(self.classes, f"{manifest}: the column '{self._label}'")
         self._numbers = {name: number for number, name in enumerate(self.classes)}
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Data
-from pipeline.sources.learnt import FEW, SPLITTING, in_order, mixture
+from pipeline.sources.learnt import FEW, SPLITTING, check_classes, in_order, mixture
 from pipeline.sources.tablefiles import TableFile, no_rows
 from serving.inputs.spec import Column, DataSpec, Kind, TableField, TableInput
 from serving.inputs.table import boolean, category, days, is_missing
@@ -230,8 +230,5 @@ def _classes(name: str, profile: Profile, data: Data, named: Mapping[str, str]) 
             f"data.target: column '{name}' holds more than {data.max_categories} different values{odd}: too many "
             f"classes; mend it, or set data.task or data.max_categories"
         )
-    folded: dict[str, str] = {}
-    for one in profile.classes():
-        if (other := folded.setdefault(one.casefold(), one)) != one:
-            raise UserError(f"data.target: the classes '{other}' and '{one}' differ in case only")
+    check_classes(profile.classes(), f"data.target: column '{name}'")
     return tuple(named.get(one, one) for one in profile.classes())
