@@ -71,19 +71,63 @@ def test_without_split_and_group_they_are_no_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("../out.png,kind 0,train,p0\n", "line 14: '../out.png' leads out of"),
-        ("pictures/0.png,kind 0,train,p0\n", "line 14: 'pictures/0.png' is listed a second time"),
-        ("pictures/0.png,,train,p0\n", "line 14: the label is empty"),
+        ("../out.png,kind 0,train,p0\n", "manifest.csv:14: '../out.png' leads out of"),
+        ("pictures/0.png,kind 0,train,p0\n", "manifest.csv:14: 'pictures/0.png' is listed a second time"),
+        ("pictures/0.png,,train,p0\n", "manifest.csv:14: the label is empty"),
         (
             "pictures/99.png,kind 0,trian,p0\n",
-            "line 14: the split is 'trian'; expected one of train, val",
+            "manifest.csv:14: the split is 'trian'; expected one of train, val",
         ),
-        ("pictures/99.png,kind 0\n", "Expected 4 columns, got 2"),
+        ("pictures/99.png,kind 0\n", "manifest.csv:14: 2 cells; expected 4"),
     ],
 )
 def test_a_wrong_line_is_told_with_its_number(tmp_path: Path, line: str, told: str) -> None:
     _, text = write(tmp_path / "raw")
     (tmp_path / "raw" / "manifest.csv").write_text(text + line)
+    with pytest.raises(UserError) as error:
+        open_source(data_of(tmp_path / "raw"))
+    assert told in str(error.value)
+
+
+def test_labels_that_cannot_be_told_apart_and_keys_that_do_nothing_are_refused(tmp_path: Path) -> None:
+    _, text = write(tmp_path / "raw")
+    manifest = tmp_path / "raw" / "manifest.csv"
+    for changed, more, told in (
+        (text.replace("kind 1", "kind 0").replace("kind 2", "kind 0"), {}, "has 1 classes; expected two"),
+        (text.replace("kind 1", "Kind 0"), {}, "the classes 'Kind 0' and 'kind 0' differ in case only"),
+        (text, {"target": ["label", "path"]}, "data.target names 2 columns; images have one label"),
+        (text, {"task": "regression"}, "data.task: images are told into classes"),
+        (text, {"normal": ["kind 0"]}, "data.normal is of use to data.task 'anomaly' alone"),
+    ):
+        manifest.write_text(changed)
+        with pytest.raises(UserError) as error:
+            open_source(data_of(tmp_path / "raw", **more))
+        assert told in str(error.value)
+    manifest.unlink()
+    with pytest.raises(UserError, match=r"data.group names a column, and there is no manifest.csv"):
+        open_source(data_of(tmp_path / "raw", split=""))
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (
+            HEADER.replace("label", "path").encode(),
+            "manifest.csv:1: the column names ['path'] are there twice",
+        ),
+        (HEADER.encode("utf-16"), "manifest.csv is UTF-16"),
+        (
+            HEADER.encode() + b"pictures/0.png,caf\xe9,train,p0\n",
+            "manifest.csv:2: byte 19 of the line, 0xe9, is not UTF-8",
+        ),
+        (HEADER.replace(",", ";").encode(), "the header is separated by ';'; expected commas"),
+        (b"", "manifest.csv is empty"),
+        (HEADER.encode(), "manifest.csv lists no images"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_told(tmp_path: Path, raw: bytes, told: str) -> None:
+    write(tmp_path / "raw")
+    (tmp_path / "raw" / "manifest.csv").write_bytes(raw)
     with pytest.raises(UserError) as error:
         open_source(data_of(tmp_path / "raw"))
     assert told in str(error.value)

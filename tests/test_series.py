@@ -52,7 +52,7 @@ def test_a_ts_file_of_targets_is_a_regression(tmp_path: Path) -> None:
         ("1,2:3,4,5:walk", "dimension 2 has 3 steps; the first has 2"),
         ("1,2:3,x:walk", "dimension 2 holds 'x'; expected a number or '?'"),
         ("1:2:walk", "the series has 1 steps; expected 2 to 4096"),
-        ("?,?:?,?:walk", "the series has 0 steps"),
+        ("?,?:?,?:walk", "the series holds nothing: all 2 steps"),
         ("1,1e39:2,3:walk", "step 1 holds an infinite value"),
         ("1,inf:2,3:walk", "step 1 holds an infinite value"),
         ("1,2:3,4:swim", "the class 'swim' is none of run, walk"),

@@ -65,7 +65,7 @@ def test_parquet_may_hold_dates_dictionaries_and_numbered_series(tmp_path: Path)
         assert origins(tmp_path / "out") == ["s.parquet:7", "s.parquet:8"]
     columns["x"] = pa.array(["1", "2", "3", "4", "5", "many"])
     parquet.write_table(pa.table(columns), tmp_path / "s.parquet")
-    with pytest.raises(UserError, match=r"s\.parquet: column 'x' holds string, not numbers"):
+    with pytest.raises(UserError, match=r"s\.parquet:6: column 'x' holds 'many'; expected a number"):
         wrongs(open_source(data(tmp_path / "s.parquet", target=["kind"])))
 
 
@@ -95,14 +95,22 @@ def test_a_bad_series_is_told_by_its_name(tmp_path: Path, old: str, new: str, sa
 @pytest.mark.parametrize(
     ("text", "more", "said"),
     [
-        (long_table().replace("20,1.0", "many,1.0"), {}, "line 6, column 'x'"),
-        (long_table().replace("b,2,20", "b,,20"), {}, "line 6: the time is missing"),
-        (long_table().replace("b,2,20", "b,late,20"), {}, "the times are neither all numbers"),
-        (long_table().replace("b,2,20,1.0,slow", "b,2,20"), {}, "line 6: Expected 5 columns, got 3"),
+        (
+            long_table().replace("20,1.0", "many,1.0"),
+            {},
+            "s.csv:6: column 'x' holds 'many'; expected a number",
+        ),
+        (long_table().replace("b,2,20", "b,,20"), {}, "s.csv:6: the time is missing"),
+        (
+            long_table().replace("b,2,20", "b,late,20"),
+            {},
+            "s.csv:6: the time is 'late'; the times are neither",
+        ),
+        (long_table().replace("b,2,20,1.0,slow", "b,2,20"), {}, "s.csv:6: 3 cells; expected 5"),
         (long_table(), {"series_id": "name"}, "data.series_id: 'name' is no column of s.csv"),
         (long_table(), {"drop": ["z"]}, "data.drop: 'z' is no column"),
         (long_table(), {"drop": ["x", "y"]}, "no column left to be a channel"),
-        (long_table().replace("y", "x"), {}, "the name 'x' is given to two columns"),
+        (long_table().replace("y", "x"), {}, "s.csv:1: the column names ['x'] are there twice"),
         ("", {}, "s.csv is empty"),
     ],
 )

@@ -26,10 +26,15 @@ BAD = {
     "ragged rows alone": ("x,y\n1\n", {}, "rows.csv:2: 1 cells; expected 2"),
     "case": ("x,y\n1,yep\n2,Yep\n", {}, "'Yep' and 'yep' differ in case only"),
     "too many classes": (
-        "x,y\n" + "".join(f"1,{at}\n" for at in range(50)) + "1,oops\n", {"max_categories": 40},
+        "x,y\n" + "".join(f"1,{at}\n" for at in range(50)) + "1,oops\n",
+        {"max_categories": 40, "task": "classification"},
         "column 'y' holds more than 40 different values (no regression because of 'oops' at rows.csv:52)",
     ),
-    "time is text": ("t,x,y\nsoon,1,a\nlate,2,b\n", {"time": "t"}, "column 't' holds no dates: 'soon' at rows.csv:2"),
+    "mixed target": (
+        "x,y\n" + "".join(f"1,{at}\n" for at in range(50)) + "1,oops\n", {},
+        "data.target: column 'y' holds numbers and 'oops' at rows.csv:52; mend it",
+    ),
+    "time is text": ("t,x,y\nsoon,1,a\nlate,2,b\n", {"time": "t"}, "column 't' holds 'soon' at rows.csv:2"),
 }  # fmt: skip
 UNREADABLE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "rows.csv is empty; expected a header line and rows"),
@@ -77,7 +82,7 @@ def test_all_rows_that_cannot_be_used_are_told_at_once(tmp_path: Path) -> None:
         "rows.csv:9: the target 'y' is 'inf'; expected a finite number",
         "rows.csv:11: column 'k' holds '1e39'; expected a finite number or nothing",
         "rows.csv:12: column 'k' holds '1\"0\"1'; expected a finite number or nothing",
-        "rows.csv:13: not valid CSV: unexpected end of data",
+        "rows.csv:13: not valid CSV: unexpected end of data; is a quotation mark not closed?",
     ])  # fmt: skip
     with pytest.raises(UserError, match="9 of 11 samples cannot be used"):
         ingest(found, Ingest(), tmp_path / "out")
@@ -104,8 +109,8 @@ def test_parquet_that_is_damaged_or_nested_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside.parquet").write_bytes(bytes([*raw[:4], *([255] * 300), *raw[304:]]))
     assert "inside.parquet is damaged" in refused(table(tmp_path / "inside.parquet"))
     parquet.write_table(pa.table({"x": [[1], [2]], "y": ["a", "b"]}), tmp_path / "nested.parquet")
-    with pytest.raises(UserError, match=r"column 'x' holds list<.*expected numbers, booleans, dates or text"):
-        table(tmp_path / "nested.parquet")
+    message = refused(table(tmp_path / "nested.parquet"))
+    assert "column 'x' holds list<element: int64>; expected numbers, booleans, dates or text" in message
 
 
 def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.core.params import UserError
 from pipeline.sources import forecast, series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
@@ -20,8 +21,15 @@ __all__ = ["SOURCES", "Chunk", "Data", "Request", "Source", "open_source"]
 
 def images(data: Data) -> Source:
     """Images that a manifest lists, where the folder holds one, else one sub-folder a class."""
-    manifest = manifest_in(Path(data.path))
-    return ManifestSource(data, manifest) if manifest else ImageFolderSource(data)
+    if data.task == "regression":
+        raise UserError("data.task: images are told into classes, or what is normal; found 'regression'")
+    if manifest := manifest_in(Path(data.path)):
+        return ManifestSource(data, manifest)
+    if unused := [key for key in ("target", "group", "split") if getattr(data, key)]:
+        raise UserError(
+            f"data.{unused[0]} names a column, and there is no manifest.csv in {data.path}; add one, or leave it empty"
+        )
+    return ImageFolderSource(data)
 
 
 SOURCES: dict[str, Callable[[Data], Source]] = {
@@ -35,5 +43,11 @@ SOURCES: dict[str, Callable[[Data], Source]] = {
 
 def open_source(data: Data) -> Source:
     """The reader for the `data` section."""
+    if twice := [name for name in data.target if data.target.count(name) > 1]:
+        raise UserError(f"data.target names '{twice[0]}' twice")
+    if data.normal and data.task != "anomaly":
+        raise UserError(
+            "data.normal is of use to data.task 'anomaly' alone; leave it empty, or set that task"
+        )
     source = SOURCES[data.source](data)
     return AnomalySource(source, data) if data.task == "anomaly" else source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,49 @@ def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: as_number(name) or 0.0) if numeric else names)
 
 
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """Refuse a single class, and two that only their case tells apart.
+
+    Raises:
+        UserError: there is nothing to tell apart.
+    """
+    if len(classes) < 2:
+        raise UserError(f"{where} has {len(classes)} classes; expected two at least")
+    folded: dict[str, str] = {}
+    for name in classes:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise UserError(f"{where}: the classes '{other}' and '{name}' differ in case only")
+
+
+def mixed(values: Collection[Any]) -> str | None:
+    """The first that is no number among many that are; empty where all are, None where it is classes.
+
+    >>> mixed([*range(30), "inf"]), mixed([*range(30), "oops"]), mixed("abc")
+    ('', "'oops'", None)
+    """
+    others = [value for value in values if not reads_as_number(value)]
+    if len(values) <= FEW or 2 * len(others) > len(values):
+        return None
+    return min(map(repr, others), default="")
+
+
+def mixture(name: str, found: str) -> UserError:
+    """What to say of a target that is mostly numbers."""
+    return UserError(
+        f"data.target: column '{name}' holds numbers and {found}; mend it, or set data.task to 'regression' to have "
+        "every such cell told with its place, or to 'classification' where they are names"
+    )
+
+
+def reads_as_number(value: Any) -> bool:
+    """True for what is written as a number, an infinite one too, which is refused when it is read."""
+    try:
+        float(value)
+    except (ValueError, TypeError):
+        return False
+    return not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Learnt:
     """The targets: their columns, and the classes where they are classes."""
@@ -55,17 +98,19 @@ class Learnt:
         if not names:
             raise UserError("data.target: there is no column left to learn")
         values = [{value for value in column if not is_missing(value)} for column in seen]
-        numeric = all(len(column) > FEW and None not in map(as_number, column) for column in values)
-        if task == "regression" or (task == "auto" and numeric):
+        odd = {name: mixed(column) for name, column in zip(names, values, strict=True)}
+        if task == "regression" or (task == "auto" and all(found == "" for found in odd.values())):
             return cls(tuple(names), "regression")
+        for name, found in odd.items():
+            if task == "auto" and found:
+                raise mixture(name, found)
         if len(names) > 1:
             raise UserError(
                 f"data.target names {len(names)} columns ({', '.join(names)}), which are not all numbers of more "
                 f"than {FEW} different values; a classification has one target"
             )
         classes = in_order({category(value) for value in values[0]})
-        if len(classes) < 2:
-            raise UserError(f"data.target: '{names[0]}' has {len(classes)} classes; expected two at least")
+        check_classes(classes, f"data.target: '{names[0]}'")
         return cls(tuple(names), "classification", classes)
 
     @property

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,11 @@ from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Chunk, Data
 from pipeline.sources.images import ImageSource, RawImage
-from pipeline.sources.learnt import SPLITS
+from pipeline.sources.learnt import SPLITS, check_classes
+from pipeline.sources.tablefiles import SHOWN, open_file
 from serving.inputs.spec import Column, DataSpec
 
+READ = 1024  # rows read at a time
 NAMES = ("manifest.csv", "manifest.parquet")
 GROUP = Column(name="group", role="group", dtype="<i8")
 SPLIT = Column(name="split", role="split", dtype="|u1")
@@ -37,6 +38,9 @@ class ManifestSource(ImageSource):
     def __init__(self, data: Data, manifest: Path) -> None:
         super().__init__(data)
         self._root, self._manifest = manifest.parent, manifest
+        self._file = open_file(manifest, str(manifest))
+        if len(data.target) > 1:
+            raise UserError(f"data.target names {len(data.target)} columns; images have one label each")
         self._label = data.target[0] if data.target else "label"
         wanted = {"path": "path", "label": self._label, "split": data.split, "group": data.group}
         self._columns = {role: name for role, name in wanted.items() if name}
@@ -51,6 +55,7 @@ class ManifestSource(ImageSource):
         if not self._rows:
             raise UserError(f"{manifest} lists no images")
         self.classes = tuple(sorted(labels))
+        check_classes(self.classes, f"{manifest}: the column '{self._label}'")
         self._numbers = {name: number for number, name in enumerate(self.classes)}
 
     @property
@@ -61,59 +66,25 @@ class ManifestSource(ImageSource):
         return plain.model_copy(update={"columns": columns_of(plain.input, 0, *more)})
 
     def _check_header(self) -> None:
-        names = self._names()
+        names = self._file.names
         for role, name in self._columns.items():
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(names)}"
                 raise UserError(f"{self._manifest}: there is no column '{name}' for the {role}; {hint}")
-        if len(set(names)) < len(names):
-            raise UserError(f"{self._manifest}: two columns have the same name: {', '.join(names)}")
-
-    def _open(self) -> Any:
-        """The manifest's record batches, every cell as text."""
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet
-
-        try:
-            if self._manifest.suffix == ".parquet":
-                return pa.parquet.ParquetFile(self._manifest)
-            header = self._manifest.open(encoding="utf-8-sig").readline().rstrip("\r\n")
-            kinds = {name.strip('"'): pa.string() for name in header.split(",")}
-            return pa.csv.open_csv(
-                self._manifest,
-                convert_options=pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False),
-            )
-        except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{self._manifest} cannot be read: {error}") from None
-
-    def _names(self) -> list[str]:
-        opened = self._open()
-        return list(opened.schema_arrow.names if hasattr(opened, "schema_arrow") else opened.schema.names)
 
     def _read(self) -> Iterator[dict[str, str]]:
         """The rows as text by role, checked."""
-        import pyarrow as pa
+        bad, seen, wanted = list[str](), set[str](), tuple(dict.fromkeys(self._columns.values()))
+        for batch in self._file.batches(READ, bad, wanted):
+            cells = zip(*(batch.columns[name] for name in self._columns.values()), strict=True)
+            for origin, values in zip(batch.origins, cells, strict=True):
+                text = ["" if cell is None else str(cell).strip() for cell in values]
+                yield self._checked(dict(zip(self._columns, text, strict=True)), origin, seen)
+        if bad:
+            raise UserError("\n".join(bad[:SHOWN]))
 
-        opened, line, seen = self._open(), 1, set[str]()
-        batches = opened.iter_batches() if hasattr(opened, "iter_batches") else opened
-        try:
-            for batch in batches:
-                cells = {
-                    role: [
-                        "" if cell is None else str(cell).strip() for cell in batch.column(name).to_pylist()
-                    ]
-                    for role, name in self._columns.items()
-                }
-                for values in zip(*cells.values(), strict=True):
-                    line += 1
-                    yield self._checked(dict(zip(cells, values, strict=True)), line, seen)
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{self._manifest}: {error}") from None
-
-    def _checked(self, row: dict[str, str], line: int, seen: set[str]) -> dict[str, str]:
-        place = f"{self._manifest}, line {line}"
+    def _checked(self, row: dict[str, str], place: str, seen: set[str]) -> dict[str, str]:
         for role in ("path", "label"):
             if not row[role]:
                 raise UserError(f"{place}: the {role} is empty")

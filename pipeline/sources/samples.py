@@ -149,6 +149,12 @@ def check_columns(data: Data, names: list[str], needed: Mapping[str, str], file:
         if name not in names:
             shown = ", ".join(names)
             raise UserError(f"data.{key}: '{name}' is no column of {file}, which has {shown}")
+    taken = {name: key for key, name in [*needed.items(), *(("drop", name) for name in data.drop)]}
+    for name in data.target:
+        if name in taken:
+            raise UserError(
+                f"data.target: '{name}' is named by data.{taken[name]} too; it can be one of them"
+            )
 
 
 def same_columns(data: Data, files: Mapping[str, list[str]]) -> list[str]:

@@ -15,15 +15,16 @@ from pipeline.core.params import UserError
 from pipeline.extras import folder_of
 from pipeline.sources import long, ts
 from pipeline.sources.base import Data, Request
-from pipeline.sources.files import TABLES, files_below, header, strangers
+from pipeline.sources.files import files_below, strangers
 from pipeline.sources.learnt import Learnt, in_order
 from pipeline.sources.samples import RaggedSource, Sample, check_columns, same_columns, targets_among
+from pipeline.sources.tablefiles import KNOWN, no_rows
 from serving.inputs.body import BadInput
 from serving.inputs.series import check_steps
 from serving.inputs.spec import Column, DataSpec, SeriesInput
 
 TS = ".ts"
-MIXED = (TS, *TABLES)
+MIXED = (TS, *KNOWN)
 
 
 class SeriesSource(RaggedSource):
@@ -91,6 +92,10 @@ class TsSource(SeriesSource):
         count = widths[first]
         self.channels = ("value",) if count == 1 else tuple(f"dim_{at}" for at in range(1, count + 1))
         self.count = sum(1 for file in files for _ in ts.data_lines(file))
+        if not self.count:
+            raise UserError(
+                f"{', '.join(file.name for file in files)} holds no series below the line '@data'"
+            )
         self.learnt = self._learnt(data)
 
     def _width(self, file: Path) -> int:
@@ -126,9 +131,8 @@ class LongSource(SeriesSource):
 
     def __init__(self, data: Data, files: Sequence[Path]) -> None:
         super().__init__(data)
-        self._files = files
-        self._names = {file: header(file) for file in files}
-        names = same_columns(data, {file.name: found for file, found in self._names.items()})
+        self._files = [long.LongFile(file) for file in files]
+        names = same_columns(data, {file.name: file.names for file in self._files})
         named = {"series_id": data.series_id, "time": data.time, "group": data.group, "split": data.split}
         check_columns(data, names, named, files[0].name)
         left = [name for name in names if name not in {*named.values(), *data.drop}]
@@ -146,7 +150,7 @@ class LongSource(SeriesSource):
         held: dict[str, str] = {}
         seen: list[list[Any]] = [[] for _ in targets]
         for file in self._files:
-            series, values = long.survey(file, self._names[file], self._layout)
+            series, values = long.survey(file, self._layout)
             for name in series:
                 if name in held:
                     raise UserError(
@@ -155,12 +159,14 @@ class LongSource(SeriesSource):
                     )
                 held[name] = file.name
             seen = [[*old, *new] for old, new in zip(seen, values, strict=True)]
+        if not held:
+            raise no_rows([file.name for file in self._files], [])
         self.count, self.learnt = len(held), Learnt.found(targets, seen, self.data.task)
 
     def samples(self) -> Iterator[Sample]:
         """The series, file by file; one file is in memory at a time."""
         for file in self._files:
-            yield from long.samples(file, self._names[file], self._layout)
+            yield from long.samples(file, self._layout)
 
 
 def own(data: Data) -> SeriesSource:

@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.core.dataset import columns_of
 from pipeline.core.params import UserError
 from pipeline.sources.base import Data
-from pipeline.sources.learnt import FEW, SPLITTING, in_order
-from pipeline.sources.tablefiles import TableFile
+from pipeline.sources.learnt import FEW, SPLITTING, check_classes, in_order, mixture
+from pipeline.sources.tablefiles import TableFile, no_rows
 from serving.inputs.spec import Column, DataSpec, Kind, TableField, TableInput
 from serving.inputs.table import boolean, category, days, is_missing
 
@@ -40,6 +40,7 @@ class Profile:
     numbers: int = 0  # of the different values
     others: int = 0
     odd: str = ""  # the first that is no number, and its place
+    last: str = ""  # that by which the column was last found to be of a kind no more, and its place
     forgotten: bool = False
 
     def add(self, values: Sequence[Any], origins: Sequence[str]) -> None:
@@ -58,6 +59,7 @@ class Profile:
         for kind in tuple(self.possible):
             if not _passes(kind, value):
                 del self.possible[kind]
+                self.last = f"{value!r} at {origins[values.index(value)]}"
         if "number" in self.possible or _passes("number", value):
             self.numbers += 1
             return
@@ -130,7 +132,9 @@ def infer(files: Sequence[TableFile], data: Data, named: Mapping[str, str]) -> S
     if not fields:
         raise UserError(f"{files[0].name} has no column to learn from beside the target")
     if data.time and profiles[data.time].kind not in ("number", "date"):
-        raise UserError(f"data.time: column '{data.time}' holds no dates: {profiles[data.time].odd}")
+        raise UserError(
+            f"data.time: column '{data.time}' holds {profiles[data.time].last}; expected numbers or ISO 8601 dates"
+        )
     table = TableInput(fields=tuple(fields))
     size = len(table.numbers) + len(table.categories)
     regression = _is_regression(data, targets, profiles)
@@ -168,8 +172,7 @@ def _look(files: Sequence[TableFile], names: list[str], data: Data) -> tuple[dic
             for name, profile in profiles.items():
                 profile.add(batch.columns[name], batch.origins)
     if not rows:
-        why = f": {'; '.join(bad[:3])}" if bad else "; expected a row at least below the header"
-        raise UserError(f"{', '.join(file.name for file in files)} holds no rows that can be used{why}")
+        raise no_rows([file.name for file in files], bad)
     return profiles, rows
 
 
@@ -212,6 +215,9 @@ def _is_regression(data: Data, targets: Sequence[str], profiles: Mapping[str, Pr
     many = all(len(profile.counts) > FEW or profile.forgotten for profile in found.values())
     if data.task == "regression" or (data.task == "auto" and numbers and many):
         return True
+    for name, profile in found.items():
+        if data.task == "auto" and profile.mixed and len(profile.counts) > FEW:
+            raise mixture(name, profile.odd)
     if len(found) > 1:
         raise UserError(f"data.target: {list(found)} are {len(found)} columns; a classifier learns one")
     return False
@@ -224,8 +230,5 @@ def _classes(name: str, profile: Profile, data: Data, named: Mapping[str, str]) 
             f"data.target: column '{name}' holds more than {data.max_categories} different values{odd}: too many "
             f"classes; mend it, or set data.task or data.max_categories"
         )
-    folded: dict[str, str] = {}
-    for one in profile.classes():
-        if (other := folded.setdefault(one.casefold(), one)) != one:
-            raise UserError(f"data.target: the classes '{other}' and '{one}' differ in case only")
+    check_classes(profile.classes(), f"data.target: column '{name}'")
     return tuple(named.get(one, one) for one in profile.classes())

@@ -20,6 +20,8 @@ def check_steps(steps: np.ndarray, series: SeriesInput) -> np.ndarray:
         BadInput: too short or too long, infinite, or nothing in it.
     """
     real = np.flatnonzero(~np.isnan(steps).all(axis=1))
+    if len(steps) and not len(real):
+        raise BadInput(f"the series holds nothing: all {len(steps)} steps are missing")
     steps = steps[: real[-1] + 1] if len(real) else steps[:0]
     if not series.min_steps <= len(steps) <= series.max_steps:
         raise BadInput(
