@@ -13,8 +13,8 @@ from pipeline.core.dataset import Dataset, DatasetWriter
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
-from pipeline.transforms import FITS
-from serving.inputs.spec import write_json
+from pipeline.transforms import FITS, Scaling
+from serving.inputs.spec import DataSpec, write_json
 
 INPUT = DATA / "ingest"
 GROUPS = DATA / "validate" / "groups.npy"
@@ -27,6 +27,12 @@ class Prepare(Section):
 
     val: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for validation (choosing).")
     test: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for the test (reporting, once).")
+
+    scaling: Scaling = Field(
+        "split",
+        description="Of series: 'split' scales all by training's moments, 'sample' each by its own, with its level as "
+        "further inputs: for amplitudes that differ by orders of magnitude.",
+    )
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Prepare:
@@ -179,10 +185,30 @@ def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
-def write_splits(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
+def check_scaling(spec: DataSpec, scaling: Scaling) -> None:
+    """Refuse to scale each sample by itself where that has no meaning.
+
+    Raises:
+        UserError: the data are no series, or the targets of a forecast would keep another scale.
+    """
+    if scaling == "split":
+        return
+    if spec.series is None:
+        raise UserError(
+            f"prepare.scaling: 'sample' is for series, and this is {spec.modality} data; set it to 'split'"
+        )
+    if spec.series.horizon:
+        raise UserError(
+            "prepare.scaling: 'sample' would scale each window of a forecast by itself, and what is forecast keeps its "
+            "own scale; set it to 'split'"
+        )
+
+
+def write_splits(dataset: Dataset, split: np.ndarray, folder: Path, scaling: Scaling = "split") -> None:
     """Fit on train, then write the transform and one data set folder a split."""
+    check_scaling(dataset.spec, scaling)
     (folder / "transform").mkdir(parents=True)
-    fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform")
+    fitted = FITS[dataset.spec.modality](dataset, split == 0, folder / "transform", scaling)
     write_json(folder / "transform" / "transform.json", fitted.transform)
     writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
     start = 0
@@ -203,7 +229,7 @@ def run() -> None:
     dataset = Dataset(INPUT)
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
-        write_splits(dataset, split, folder)
+        write_splits(dataset, split, folder, settings.scaling)
     counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")

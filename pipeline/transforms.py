@@ -5,18 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from pipeline.core.dataset import Dataset
 from pipeline.forecasting import last_values
 from serving.inputs.ragged import Ragged
+from serving.inputs.series import FLAT, LEAST
 from serving.inputs.spec import DataSpec, Transform
 
 VOCABULARY = 8000  # tokens that a tokenizer learns at most
 RARE = 2  # tokens and pairs seen less often are not learnt
 Chunk = dict[str, Any]
+Scaling = Literal["split", "sample"]
 
 
 class Moments:
@@ -57,8 +59,8 @@ class Fitted(Protocol):
 class Scaled(ABC):
     """Moments of `flat(rows)`, (n, C), over the training rows, and those of regression targets."""
 
-    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
-        del folder
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path, scaling: Scaling = "split") -> None:
+        del folder, scaling
         self.spec = dataset.spec
         moments, targets = None, Moments(len(self.spec.targets))
         for rows, values in training_chunks(dataset, train):
@@ -98,12 +100,25 @@ class ScaledImages(Scaled):
 
 
 class ScaledSeries(Scaled):
-    """Moments of each channel of ragged series, and of forecasts the error of the naive one."""
+    """Moments of each channel of ragged series, which have gaps, of their levels where each is scaled by itself.
 
-    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+    Of forecasts also the error of the naive one.
+    """
+
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path, scaling: Scaling = "split") -> None:
         super().__init__(dataset, train, folder)
         series = dataset.spec.series
         assert series is not None
+        size = len(series.channels)
+        gaps, moments = np.zeros(size, bool), Moments(2 * size)
+        for rows, _ in training_chunks(dataset, train):
+            gaps |= np.isnan(rows.values).any(axis=0)
+            if scaling == "sample":
+                moments.update(levels(rows))
+        found: dict[str, Any] = {"gaps": tuple(np.flatnonzero(gaps).tolist())}
+        if scaling == "sample":
+            found["level_mean"], found["level_std"] = moments.result()
+        self.transform = self.transform.model_copy(update=found)
         if series.horizon:
             errors, count = np.zeros(len(dataset.spec.targets)), 0
             for rows, values in training_chunks(dataset, train):
@@ -117,6 +132,25 @@ class ScaledSeries(Scaled):
         """Steps of all rows."""
         assert isinstance(rows, Ragged)
         return rows.values
+
+
+def levels(rows: Ragged) -> np.ndarray:
+    """Levels (N, 2 C) of series (T, C): logarithms of deviations, then means in deviations by `asinh`.
+
+    What `models/fronts.py` computes in float32; NaN where a channel of a series holds nothing.
+    """
+    starts = np.asarray(rows.offsets[:-1])
+    values = rows.values.astype(np.float64)
+    there = ~np.isnan(values)
+    count = np.add.reduceat(there.astype(np.int64), starts)
+    peak = np.maximum(np.maximum.reduceat(np.where(there, np.abs(values), 0), starts), LEAST)
+    shares = np.where(there, values / np.repeat(peak, rows.lengths, axis=0), 0)
+    mean = np.add.reduceat(shares, starts) / np.maximum(count, 1)
+    off = np.where(there, shares - np.repeat(mean, rows.lengths, axis=0), 0)
+    std = np.sqrt(np.add.reduceat(np.square(off), starts) / np.maximum(count, 1))
+    std = np.maximum(std, FLAT)
+    found = np.concatenate([np.log(peak * std), np.arcsinh(mean / std)], axis=1)
+    return np.where(np.tile(count > 0, 2), found, np.nan)
 
 
 class ScaledTable(Scaled):
@@ -143,7 +177,8 @@ class ScaledTable(Scaled):
 class Tokenised:
     """A byte-level BPE tokenizer trained on the training texts (Sennrich et al., 2016; Radford et al., 2019)."""
 
-    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path, scaling: Scaling = "split") -> None:
+        del scaling
         from tokenizers import ByteLevelBPETokenizer
 
         from serving.inputs.text import TOKENIZER, tokens_of
@@ -198,6 +233,6 @@ def training_chunks(dataset: Dataset, train: np.ndarray) -> Iterator[tuple[Any, 
             yield rows[mine], values[mine]
 
 
-FITS: dict[str, Callable[[Dataset, np.ndarray, Path], Fitted]] = {
+FITS: dict[str, Callable[..., Fitted]] = {
     "image": ScaledImages, "table": ScaledTable, "series": ScaledSeries, "text": Tokenised,
 }  # fmt: skip
