@@ -25,7 +25,7 @@ class Network(NamedTuple):
 
 MODELS: dict[str, Network] = {
     "cnn": Network(cnn.build, ("image", "series", "text")),
-    "fnn": Network(fnn.build, ("image", "table")),
+    "fnn": Network(fnn.build, ("image", "table", "text")),
     "rnn": Network(recurrent.build, ("series", "text")),
     "lstm": Network(recurrent.build, ("series", "text")),
     "gru": Network(recurrent.build, ("series", "text")),

@@ -21,6 +21,8 @@ def choose(spec: DataSpec, rows: int) -> tuple[str, str]:
         return "cnn", "images are learnt well by convolutions"
     if spec.modality == "table":
         return "fnn", "tables are learnt well, and fast, by fully connected layers over embeddings"
+    if spec.modality == "text" and rows < MANY:
+        return "fnn", f"{rows} texts are few, and a bag of their tokens overfits least, and is learnt fast"
     if rows >= MANY:
         return "transformer", f"{rows} rows are enough for attention"
     return "cnn", f"{rows} rows are few, and convolutions learn {spec.modality} from few, and fast"

@@ -31,6 +31,17 @@ class Convolution(nn.Module):
         return self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2), real)
 
 
+def strided(real: torch.Tensor, stride: int, like: torch.Tensor) -> torch.Tensor:
+    """Every `stride`-th step of a mask (N, T), of which `like` gives dtype and device.
+
+    Counted by the rule of convolutions, or export sees two lengths that may differ.
+    """
+    if stride == 1:
+        return real
+    mask = real.unsqueeze(1).to(like.dtype)
+    return F.conv1d(mask, like.new_ones(1, 1, 1), stride=stride).squeeze(1) > 0
+
+
 class StepBlock(nn.Module):
     """Two convolutions beside a 1-wide one, the first of `stride`."""
 
@@ -44,9 +55,7 @@ class StepBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map (N, T, `inputs`) and its mask (N, T) to (N, ceil(T / stride), `outputs`) and its mask."""
-        if self.stride > 1:  # counted by the rule of convolutions, or export sees two lengths that may differ
-            mask = real.unsqueeze(1).to(x.dtype)
-            real = F.conv1d(mask, x.new_ones(1, 1, 1), stride=self.stride).squeeze(1) > 0
+        real = strided(real, self.stride, x)
         there = real.unsqueeze(2)
         inner = self.act(self.first(x, real)) * there
         skipped = self.skip(x.transpose(1, 2)).transpose(1, 2)
@@ -54,7 +63,7 @@ class StepBlock(nn.Module):
 
 
 class StepCNN(nn.Module):
-    """A stem, `depth` residual blocks, mean and maximum over the real steps, and a linear layer.
+    """A stem of `stride`, `depth` residual blocks, mean and maximum over the real steps, and a linear layer.
 
     From the second to the fifth, a block halves the steps and doubles the width.
     """
@@ -65,7 +74,10 @@ class StepCNN(nn.Module):
             raise ValueError(f"model.kernel is {params.kernel}; a convolution over steps needs an odd one")
         width = params.width
         self.steps = Steps(spec, transform, width, params.dropout)
-        self.stem = Convolution(self.steps.features, width, params.kernel, 1, params.normalisation)
+        self.stride = params.stride
+        self.stem = Convolution(
+            self.steps.features, width, params.kernel, params.stride, params.normalisation
+        )
         self.act = activation(params.activation)
         blocks = []
         for block in range(params.depth):
@@ -76,12 +88,13 @@ class StepCNN(nn.Module):
         self.head = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(2 * width, len(spec.outputs)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map series (N, T, C + 1) or tokens (N, T) to (N, outputs)."""
+        """Map series (N, T, F + 1) or tokens (N, T) to (N, outputs)."""
         features, real = self.steps(x)
         if torch.compiler.is_exporting():  # a graph of any length must have two steps left in the last block
-            more = 2**HALVINGS
+            more = self.stride * 2**HALVINGS
             features, real = F.pad(features, (0, 0, 0, more)), F.pad(real, (0, more))
-        features = self.act(self.stem(features, real)) * real.unsqueeze(2)
+        inputs, real = features, strided(real, self.stride, features)
+        features = self.act(self.stem(inputs, real)) * real.unsqueeze(2)
         for block in self.blocks:
             features, real = block(features, real)
         pooled = torch.cat([mean_of(features, real), max_of(features, real)], dim=1)

@@ -18,9 +18,9 @@ class Model(BaseModel, extra="forbid", frozen=True):
     family: Family = Field(
         "cnn",
         description="'auto': what suits the data (tune and train say which); 'cnn': residual convolutions, for "
-        "images, series and text; 'fnn': fully connected, for tables and small images; 'rnn', 'lstm', 'gru': "
-        "recurrent, for series and text; 'transformer': attention, for all; 'transfer': a pre-trained network "
-        "under a head that learns, for images; "
+        "images, series and text; 'fnn': fully connected, for tables, texts (as bags of tokens) and small images; "
+        "'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all; 'transfer': a "
+        "pre-trained network under a head that learns, for images and texts; "
         "'autoencoder': learns what is normal, for data.task 'anomaly'.",
     )
     width: int = Field(
@@ -52,3 +52,9 @@ class Model(BaseModel, extra="forbid", frozen=True):
         False, description="An autoencoder's embedding is drawn from a learnt distribution."
     )
     kernel: int = Field(5, ge=1, le=63, description="Steps that a convolution over series sees; odd.")
+    stride: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="Steps from one place of a cnn's first convolution over series or text to the next.",
+    )

@@ -125,7 +125,7 @@ class Recurrent(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map series (N, T, C + 1) or tokens (N, T) to (N, outputs)."""
+        """Map series (N, T, F + 1) or tokens (N, T) to (N, outputs)."""
         states, real = self.steps(x)
         count = real.sum(1, keepdim=True)
         at = torch.arange(x.shape[1], device=x.device)

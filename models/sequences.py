@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.fronts import series_features
 from models.layers import normalisation
 from serving.inputs.spec import DataSpec, Transform
 
@@ -12,19 +13,19 @@ from serving.inputs.spec import DataSpec, Transform
 class Steps(nn.Module):
     """What a front gives to features of each step (N, T, `features`) and which steps are real (N, T), bool.
 
-    Series (N, T, C + 1) keep their C channels, texts (N, T) get an embedding of `width` a token.
+    Series (N, T, F + 1) keep the F features that their front gives, texts (N, T) get an embedding of `width` a token.
     """
 
     def __init__(self, spec: DataSpec, transform: Transform, width: int, dropout: float) -> None:
         super().__init__()
         self.embedding: nn.Module | None = None
-        self.features = spec.input_shape[0] if spec.modality == "series" else width
+        self.features = series_features(spec, transform) if spec.modality == "series" else width
         if spec.modality == "text":
             table = nn.Embedding(max(transform.tokens, 2), width, padding_idx=0)
             self.embedding = nn.Sequential(table, nn.Dropout(dropout))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map (N, T, C + 1) or (N, T) to features and mask; features are 0 where the mask is."""
+        """Map (N, T, F + 1) or (N, T) to features and mask; features are 0 where the mask is."""
         if self.embedding is None:
             real = x[..., -1] > 0
             return x[..., :-1] * x[..., -1:], real

@@ -38,7 +38,7 @@ class StepTokens(nn.Module):
         self.register_buffer("rates", rates, persistent=False)
 
     def forward(self, x: torch.Tensor) -> Tokens:
-        """Map (N, T, C + 1) or (N, T) to tokens (N, T, width) and their mask (N, T)."""
+        """Map (N, T, F + 1) or (N, T) to tokens (N, T, width) and their mask (N, T)."""
         features, real = self.steps(x)
         angles = torch.arange(x.shape[1], device=x.device).unsqueeze(1) * self.rates
         places = torch.cat([angles.sin(), angles.cos()], dim=1)[:, : self.width]

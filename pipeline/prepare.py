@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -14,7 +13,7 @@ from pipeline.core.dataset import Dataset, DatasetWriter
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
-from pipeline.transforms import fit
+from pipeline.transforms import Scaling, Tokenizer, fit
 from serving.inputs.spec import write_json
 
 INPUT = DATA / "ingest"
@@ -28,10 +27,15 @@ class Prepare(Section):
 
     val: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for validation (choosing).")
     test: float = Field(0.15, gt=0, lt=0.9, description="Share of samples for the test (reporting, once).")
-    tokenizer: Literal["trained", "pretrained"] = Field(
+    tokenizer: Tokenizer = Field(
         "trained",
         description="Of texts: 'trained' on the training split, or MiniLM's own, 'pretrained', which model.family "
         "'transfer' needs.",
+    )
+    scaling: Scaling = Field(
+        "split",
+        description="Of series: 'split' scales all by training's moments, 'sample' each by its own, with its level as "
+        "further inputs: for amplitudes that differ by orders of magnitude.",
     )
 
     @model_validator(mode="after")
@@ -185,10 +189,16 @@ def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
-def write_splits(dataset: Dataset, split: np.ndarray, folder: Path, tokenizer: str = "trained") -> None:
+def write_splits(
+    dataset: Dataset,
+    split: np.ndarray,
+    folder: Path,
+    tokenizer: Tokenizer = "trained",
+    scaling: Scaling = "split",
+) -> None:
     """Fit on train, then write the transform and one data set folder a split."""
     (folder / "transform").mkdir(parents=True)
-    fitted = fit(dataset, split == 0, folder / "transform", tokenizer)
+    fitted = fit(dataset, split == 0, folder / "transform", tokenizer, scaling)
     write_json(folder / "transform" / "transform.json", fitted.transform)
     writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
     start = 0
@@ -209,7 +219,7 @@ def run() -> None:
     dataset = Dataset(INPUT)
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
-        write_splits(dataset, split, folder, settings.tokenizer)
+        write_splits(dataset, split, folder, settings.tokenizer, settings.scaling)
     counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")

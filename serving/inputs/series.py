@@ -12,6 +12,9 @@ from serving.inputs.body import BadInput, is_json, only_key, parse_json, text_of
 from serving.inputs.spec import DataSpec, SeriesInput
 from serving.inputs.table import is_missing
 
+FLAT = 1e-6  # a series whose deviation is a smaller share of its largest value is constant but for rounding
+LEAST = 1e-30  # what the largest value of a series that is zero throughout counts as
+
 
 def check_steps(steps: np.ndarray, series: SeriesInput) -> np.ndarray:
     """A series (T, C) float32 that may be used, without trailing steps that hold nothing.

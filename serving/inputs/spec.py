@@ -137,7 +137,8 @@ class Transform(BaseModel, extra="forbid", frozen=True):
     `(x - mean) / std` for each channel of images (on the 0..255 scale) or series and each number of a table; for
     each category of a table whether a code (from 0) occurs in training; the same scaling of regression targets;
     of forecasts the mean absolute error of the naive one for each target (in no graph);
-    the number of known tokens of a text.
+    the number of known tokens of a text. Of series that are scaled each by itself the moments, over training's
+    series, of their levels (2 C: logarithms of deviations, then means); the channels that training has gaps in.
     """
 
     mean: tuple[float, ...] = ()
@@ -147,6 +148,9 @@ class Transform(BaseModel, extra="forbid", frozen=True):
     target_std: tuple[float, ...] = ()
     naive_error: tuple[float, ...] = ()
     tokens: int = 0
+    level_mean: tuple[float, ...] = ()
+    level_std: tuple[float, ...] = ()
+    gaps: tuple[int, ...] = ()
 
 
 def write_json(path: Path, content: BaseModel | dict[str, Any]) -> None:
