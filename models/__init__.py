@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models import autoencoder, cnn, fnn, recurrent, transformer
+from models import autoencoder, cnn, fnn, gan, recurrent, transformer
 from models.initialisation import initialise
 from models.params import Model
 from serving.inputs.spec import DataSpec, Transform
@@ -29,6 +29,7 @@ MODELS: dict[str, Network] = {
     "gru": Network(recurrent.build, ("series", "text")),
     "transformer": Network(transformer.build, ("image", "table", "series", "text")),
     "autoencoder": Network(autoencoder.build, ("image", "table"), ("anomaly",)),
+    "gan": Network(gan.build, ("image",), ("generation",)),
 }
 
 

@@ -15,7 +15,10 @@ from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
 class Served(nn.Module):
-    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for targets, `net(front(x))` for anomalies."""
+    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for targets, `net(front(x))` for anomalies.
+
+    A generator takes requests (N, 2 + latent) and gives its images in their own units.
+    """
 
     target_mean: torch.Tensor
     target_std: torch.Tensor
@@ -23,7 +26,7 @@ class Served(nn.Module):
     def __init__(self, params: Model, spec: DataSpec, transform: Transform) -> None:
         super().__init__()
         self.classifies = spec.task == "classification"
-        self.front = FRONTS[spec.modality](spec, transform)
+        self.front = FRONTS[spec.modality](spec, transform) if spec.task != "generation" else nn.Identity()
         self.net = build(params, spec, transform)
         self.register_buffer("target_mean", torch.tensor(transform.target_mean))
         self.register_buffer("target_std", torch.tensor(transform.target_std))

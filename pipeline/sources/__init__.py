@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.sources import forecast, series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
+from pipeline.sources.generation import GenerationSource
 from pipeline.sources.images import ImageFolderSource, MnistSource
 from pipeline.sources.manifest import ManifestSource, manifest_in
 from pipeline.sources.table import TableSource
@@ -35,4 +36,6 @@ SOURCES: dict[str, Callable[[Data], Source]] = {
 def open_source(data: Data) -> Source:
     """The reader for the `data` section."""
     source = SOURCES[data.source](data)
+    if data.task == "generation":
+        return GenerationSource(source)
     return AnomalySource(source, data) if data.task == "anomaly" else source
