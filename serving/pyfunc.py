@@ -23,7 +23,7 @@ class FairleadModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer every row: columns `label` and `probabilities` (a dict), `values`, or `image` (base64), and the version.
+        """Answer every row: columns `label` and `probabilities` (a dict), `values`, or `image`, and the version.
 
         Raises:
             BadInput: a row cannot be decoded.
