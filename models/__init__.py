@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models import autoencoder, cnn, fnn, recurrent, transfer, transformer
+from models import autoencoder, cnn, fnn, gan, recurrent, transfer, transformer
 from models.fronts import FRONTS, Front
 from models.initialisation import initialise
 from models.params import Model
@@ -32,6 +32,7 @@ MODELS: dict[str, Network] = {
     "transformer": Network(transformer.build, ("image", "table", "series", "text")),
     "transfer": Network(transfer.build, tuple(transfer.TRUNKS), front=transfer.front),
     "autoencoder": Network(autoencoder.build, ("image", "table"), ("anomaly",)),
+    "gan": Network(gan.build, ("image",), ("generation",), front=gan.front),
 }
 
 

@@ -33,7 +33,7 @@ def initialise(net: nn.Module, kind: Initialisation) -> None:
     if kind == "default":
         return
     for layer in net.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             _fill(layer.weight, kind)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

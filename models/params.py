@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 Normalisation = Literal["batch", "layer", "none"]
 Initialisation = Literal["default", "he", "xavier", "orthogonal"]
-Family = Literal["auto", "cnn", "fnn", "rnn", "lstm", "gru", "transformer", "transfer", "autoencoder"]
+Family = Literal["auto", "cnn", "fnn", "rnn", "lstm", "gru", "transformer", "transfer", "autoencoder", "gan"]
 
 
 class Model(BaseModel, extra="forbid", frozen=True):
@@ -21,19 +21,20 @@ class Model(BaseModel, extra="forbid", frozen=True):
         "images, series and text; 'fnn': fully connected, for tables, texts (as bags of tokens) and small images; "
         "'rnn', 'lstm', 'gru': recurrent, for series and text; 'transformer': attention, for all; 'transfer': a "
         "pre-trained network under a head that learns, for images and texts; "
-        "'autoencoder': learns what is normal, for data.task 'anomaly'.",
+        "'autoencoder': learns what is normal, for data.task 'anomaly'; 'gan': generates images, for 'generation'.",
     )
     width: int = Field(
         12,
         ge=1,
         le=4096,
-        description="Channels of the first layer (cnn), units of every hidden one (a direction).",
+        description="Channels of the first layer (cnn; gan: of the last), units of every hidden one (a direction).",
     )
     depth: int = Field(
         3,
         ge=0,
         le=64,
-        description="Residual blocks (cnn) or hidden layers; recurrent networks have at least 1.",
+        description="Residual blocks (cnn), doublings of an image (gan), or hidden layers; "
+        "recurrent networks and gan have at least 1.",
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped in training.")
     activation: Activation = Field(
@@ -47,7 +48,12 @@ class Model(BaseModel, extra="forbid", frozen=True):
     )
     bidirectional: bool = Field(True, description="Recurrent networks also read from the end.")
     heads: int = Field(4, ge=1, le=64, description="Attention heads of a transformer; they divide its width.")
-    latent: int = Field(16, ge=1, le=1024, description="Values of an autoencoder's embedding.")
+    latent: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Values of an autoencoder's embedding, or of the noise of a gan.",
+    )
     variational: bool = Field(
         False, description="An autoencoder's embedding is drawn from a learnt distribution."
     )

@@ -15,7 +15,10 @@ from serving.inputs.spec import DataSpec, Transform, read_spec, write_json
 
 
 class Served(nn.Module):
-    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for targets, `net(front(x))` for anomalies."""
+    """`softmax(net(front(x)))` for classes, `net(front(x)) * std + mean` for targets, `net(front(x))` for anomalies.
+
+    A generator takes requests (N, 2 + latent) and gives its images in their own units.
+    """
 
     target_mean: torch.Tensor
     target_std: torch.Tensor

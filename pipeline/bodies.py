@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.dataset import Dataset
+from serving.inputs.generation import SEEDS
 from serving.inputs.image import encode_png
 from serving.inputs.spec import DataSpec, TableField
 from serving.inputs.text import is_plain
@@ -77,11 +78,22 @@ BODIES: dict[str, Callable[[np.ndarray, int, DataSpec], Body]] = {
 }  # fmt: skip
 
 
+def generation_body(label: int, seed: int, spec: DataSpec) -> Body:
+    """JSON that asks for an image of a class."""
+    return json.dumps({"label": spec.classes[label], "seed": seed}).encode(), JSON
+
+
 def requests_for(test: Dataset, ingest: Path, count: int) -> Iterator[Body]:
-    """Bodies of the first test samples; texts, of which the test holds tokens, are looked up where they came in."""
+    """Bodies of the first test samples, or for images of their classes.
+
+    Texts, of which the test holds tokens, are looked up where they came in.
+    """
     spec = test.spec
     encode = BODIES[spec.modality]
     count = min(count, len(test))
+    if spec.task == "generation":
+        yield from (generation_body(int(test.targets[at]), at % SEEDS, spec) for at in range(count))
+        return
     if spec.modality != "text":
         yield from (encode(test.inputs[at], at, spec) for at in range(count))
         return

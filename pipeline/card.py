@@ -14,14 +14,17 @@ TAKES = {
     "series": "JSON with `series`, a list of steps, or CSV, a line a step",
     "text": "plain UTF-8, or JSON with `text`",
 }
+ASKS = "JSON with `label` and, if wanted, `seed`, which gives the same image again"
 ARTICLES = {"image": "an image", "table": "a row of a table", "series": "a series", "text": "a text"}
 GIVES = {
     "classification": "`label`, and `probabilities` of every class",
     "regression": "`values` of every target",
+    "generation": "`label`, `seed`, and `image`, a PNG in base64",
     "anomaly": "`anomaly`, `score` (above 1 is an anomaly) and the `embedding`",
 }
 LIMITS = {
     "classification": "It knows the classes above and no other: a sample of anything else gets one of their labels.",
+    "generation": "Its images resemble those it learnt from, faults and gaps included, and show nothing real.",
     "anomaly": "It knows what it was told is normal; an anomaly that looks normal raises no alarm.",
     "regression": "Beyond the range of the training targets its values mean little.",
 }
@@ -45,11 +48,14 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
         "classification": f"sorts into {len(spec.classes)} classes: {', '.join(spec.classes)}",
         "regression": f"estimates {', '.join(spec.targets)}",
         "anomaly": "tells what is unlike the normal samples",
+        "generation": f"makes an image of one of {len(spec.classes)} classes: {', '.join(spec.classes)}",
     }[spec.task]
+    generates = spec.task == "generation"
+    takes = "a class and a seed" if generates else ARTICLES[spec.modality]
     return f"""# {project}, version {version}
 
-- **What it does**: takes {ARTICLES[spec.modality]} and {does}.
-- **Input**: {TAKES[spec.modality]}.
+- **What it does**: takes {takes} and {does}.
+- **Input**: {ASKS if generates else TAKES[spec.modality]}.
 - **Output**: {GIVES[spec.task]}.
 - **Network**: {", ".join(f"{key} {value}" for key, value in model.items())}.
 - **Data**: source `{spec.source}`; digest `{run["data"]}`.

@@ -78,6 +78,8 @@ def predict(
 
 def told(answer: dict[str, Any]) -> str:
     """An answer in a few words, with a bracket left open."""
+    if "image" in answer:
+        return f"{answer['label']}  (seed {answer['seed']}, a PNG of {len(answer['image']) * 3 // 4} bytes, "
     if "label" in answer:
         return f"{answer['label']}  ({answer['probabilities'][answer['label']]:.4f}, "
     if "anomaly" in answer:

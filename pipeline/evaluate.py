@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline import anomaly, metrics, plots, regression, tracking
+from pipeline import anomaly, generated, generation, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
@@ -23,6 +23,7 @@ from serving.inputs.spec import DataSpec, Transform, read_json, write_json
 from serving.predictor import Predictor
 
 MODEL = DATA / "train"
+TRAIN = DATA / "prepare" / "train"
 TEST = DATA / "prepare" / "test"
 OUTPUT = DATA / "evaluate"
 
@@ -76,14 +77,15 @@ def by_class(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, 
 
 
 def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, (N,) or (N, M), and the eager network's outputs, (N, K) or (N, M), of a split, read in chunks.
+    """Targets, (N,) or (N, M), and the eager network's outputs, (N, K) or (N, M), on a split, read in chunks.
 
     Raises:
         UserError: an output is not a finite number.
     """
     predictor = Predictor(model, backend="eager")
     dataset = Dataset(test)
-    outputs = np.concatenate([predictor.outputs(rows) for rows in dataset.input_chunks()])
+    asked = generation.requests_in(dataset, model)
+    outputs = np.concatenate([predictor.outputs(rows) for rows in asked])
     if not np.isfinite(outputs).all():
         raise UserError(
             "the model answers with numbers that are not finite: its training diverged (lower train.lr) or its "
@@ -106,6 +108,9 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
         scores = 1 - 0.5 ** outputs[:, :1]  # 0 to 1, and a half at the alarm
         plots.curves(targets, np.hstack([1 - scores, scores]), spec.classes, folder)
         return
+    if spec.task == "generation":
+        generated.draw(Dataset(TEST), Dataset(TRAIN), outputs, folder)
+        return
     plots.confusion_matrix(targets, outputs, spec.classes, folder)
     plots.curves(targets, outputs, spec.classes, folder)
     plots.reliability(targets, outputs, folder)
@@ -119,8 +124,9 @@ def run() -> None:
     spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
+    seen = generation.seen(Dataset(TEST), Dataset(TRAIN), outputs)
     transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
-    report = judge(measures(spec, transform), targets, outputs, settings, seed, metrics.block_of(spec))
+    report = judge(measures(spec, transform), targets, seen, settings, seed, metrics.block_of(spec))
     classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)

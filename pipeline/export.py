@@ -24,6 +24,7 @@ from pipeline.registry import archive_place
 from pipeline.sources import Data
 from serving.archive import build_archive
 from serving.inputs.decode import decoder
+from serving.inputs.generation import latent_of, request_column
 from serving.inputs.spec import Column, read_json, write_json
 from serving.inputs.text import TOKENIZER
 
@@ -88,9 +89,11 @@ def write_bundle(folder: Path, project: str, settings: Export, data: Data) -> st
         shutil.copy(MODEL / name, folder / name)
     run, version = read_json(MODEL / "run.json"), version_of(folder)
     metrics = read_json(EVALUATE / "metrics.json")
-    export_graphs(load(MODEL), Dataset(TEST).spec.input, folder)
+    spec = Dataset(TEST).spec
+    takes = request_column(latent_of(folder)) if spec.task == "generation" else spec.input
+    export_graphs(load(MODEL), takes, folder)
     outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
-    decode = decoder(Dataset(TEST).spec, folder)
+    decode = decoder(spec, folder)
     write_golden(folder / "golden", Dataset(TEST), outputs, decode, INGEST, data, settings.golden)
     write_json(
         folder / "bundle.json",

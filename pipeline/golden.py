@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.bodies import generation_body
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.sources import Data, Request, open_source
 from serving.inputs.decode import BadInput, Decoder
-from serving.inputs.spec import write_json
+from serving.inputs.generation import SEEDS, canonical, latent_of
+from serving.inputs.spec import DataSpec, write_json
 from serving.predictor import named
 
 
@@ -51,6 +53,12 @@ def raw_requests(ids: list[bytes], ingest: Path, data: Data) -> list[tuple[Reque
         ) from None
 
 
+def asked(label: int, row: int, spec: DataSpec) -> tuple[Request, ...]:
+    """The request that a generated image answers."""
+    body, kind = generation_body(label, row % SEEDS, spec)
+    return (Request(body, "json", kind),)
+
+
 def write_golden(
     folder: Path, test: Dataset, outputs: np.ndarray, decode: Decoder, ingest: Path, data: Data, count: int
 ) -> None:
@@ -61,12 +69,22 @@ def write_golden(
     """
     folder.mkdir()
     spec = test.spec
-    chosen = choose(test.targets, outputs, count) if spec.task == "classification" else spread(outputs, count)
-    forms = raw_requests([bytes(test.column("id")[row]) for row in chosen], ingest, data)
+    if spec.task == "generation":
+        chosen = [int(row) for row in np.unique(np.linspace(0, len(test) - 1, count).astype(int))]
+        forms = [asked(int(test.targets[row]), row, spec) for row in chosen]
+        rows = [
+            canonical(int(outputs[row, 0]), int(outputs[row, 1]), latent_of(folder.parent)) for row in chosen
+        ]
+    else:
+        chosen = (
+            choose(test.targets, outputs, count) if spec.task == "classification" else spread(outputs, count)
+        )
+        forms = raw_requests([bytes(test.column("id")[row]) for row in chosen], ingest, data)
+        rows = [np.array(test.inputs[row]) for row in chosen]
     requests = []
-    for number, (row, every) in enumerate(zip(chosen, forms, strict=True)):
+    for number, (row, every, expected) in enumerate(zip(chosen, forms, rows, strict=True)):
         for request in every if number == 0 else every[:1]:
-            _check(request.body, np.array(test.inputs[row]), decode)
+            _check(request.body, expected, decode)
             file = f"{number:03}.{request.suffix}"
             (folder / file).write_bytes(request.body)
             requests.append({"file": file, "content_type": request.content_type, **named(spec, outputs[row])})

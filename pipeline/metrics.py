@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline import anomaly, regression
+from pipeline import anomaly, generation, regression
 from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
 from serving.inputs.spec import DataSpec, Task
 
@@ -139,8 +139,14 @@ BY_TASK: dict[Task, dict[str, Metric]] = {
         "recall": anomaly.recall,
         "false_alarms": anomaly.false_alarms,
     },
+    "generation": {
+        "frechet": generation.frechet,
+        "agreement": generation.agreement,
+        "coverage": generation.coverage,
+        "copied": generation.copied,
+    },
 }
-LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae", "false_alarms"}
+LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae", "false_alarms", "frechet", "copied"}
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from pipeline.core.tables import write_csv
 from serving.inputs.spec import Task
 
 mpl.use("agg")
-SCORE = {"classification": "accuracy", "regression": "R2", "anomaly": "ROC-AUC"}
+SCORE = {"classification": "accuracy", "regression": "R2", "anomaly": "ROC-AUC", "generation": "coverage"}
 WINDOWS = 12  # forecasts shown
 POINTS = 200  # a curve is thinned to about so many points
 

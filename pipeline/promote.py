@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import Field
 
-from pipeline import metrics, registry, tracking
+from pipeline import generation, metrics, registry, tracking
 from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, difference
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
@@ -23,6 +23,7 @@ from serving.inputs.spec import read_json, read_spec, write_json
 from serving.inputs.text import TOKENIZER
 from serving.predictor import Predictor
 
+TRAIN = DATA / "prepare" / "train"
 TEST = DATA / "prepare" / "test"
 EVALUATE = DATA / "evaluate"
 EXPORT = DATA / "export"
@@ -40,6 +41,8 @@ Metric = Literal[
     "rmse",
     "mae",
     "r2",
+    "frechet",
+    "coverage",
 ]
 
 
@@ -78,10 +81,9 @@ def against_champion(
                 f"version {champion.number} splits texts otherwise, so compare them yourself",
                 None,
             )
-        parts = [predictor.outputs(rows) for rows in Dataset(TEST).input_chunks()]
-    found = difference(
-        own.task, settings.metric, weights, labels, mine, np.concatenate(parts), settings.confidence
-    )
+        parts = [predictor.outputs(rows) for rows in generation.requests_in(Dataset(TEST), bundle)]
+    other = generation.seen(Dataset(TEST), Dataset(TRAIN), np.concatenate(parts))
+    found = difference(own.task, settings.metric, weights, labels, mine, other, settings.confidence)
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
 
 
@@ -101,10 +103,14 @@ def judge(
             f"promote.metric: '{settings.metric}' is no metric of {test.spec.task}; expected {known}"
         )
     labels = test.targets
-    mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
+    outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
+    mine = generation.seen(test, Dataset(TRAIN), outputs)
     weights = metrics.resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
     forecast = test.spec.series is not None and test.spec.series.horizon > 0
-    trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
+    if test.spec.task == "generation":
+        trivial = generation.seen(test, Dataset(TRAIN), generation.means(test, Dataset(TRAIN)))
+    else:
+        trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
     floor = difference(test.spec.task, settings.metric, weights, labels, mine, trivial, settings.confidence)
     compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
     verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)

@@ -16,6 +16,8 @@ PICTURES = {
     "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
     "Scores": DATA / "evaluate" / "plots" / "scores.png",
+    "Generated images, a row a class": DATA / "evaluate" / "plots" / "generated.png",
+    "Generated images beside their nearest training images": DATA / "evaluate" / "plots" / "neighbours.png",
     "Forecasts": DATA / "evaluate" / "plots" / "forecasts.png",
     "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
     "Reliability": DATA / "evaluate" / "plots" / "reliability.png",

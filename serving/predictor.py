@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.inputs import generation
 from serving.inputs.decode import BadInput, decoder
 from serving.inputs.ragged import Ragged, Rows, filling, gather
 from serving.inputs.spec import DataSpec, read_json, read_spec
@@ -83,7 +84,7 @@ class Predictor:
         self._decode = decoder(self.spec, bundle)
 
     def outputs(self, rows: Rows, chunk: int | None = None) -> np.ndarray:
-        """Class probabilities (N, K), or values (N, M), float32, of canonical inputs, `chunk` at a time.
+        """Class probabilities (N, K), values (N, M), or images (N, 2 + C * H * W), float32, of inputs, `chunk` at a time.
 
         Rows of unequal length are taken by their length, as what a batch is padded to is computed for all of it.
         """
@@ -132,8 +133,10 @@ def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
     """What one row of outputs says.
 
     `label` and `probabilities` of a classifier; `values` of a regression's targets; `anomaly`, `score` (above 1 is
-    an anomaly) and `embedding` of an autoencoder.
+    an anomaly) and `embedding` of an autoencoder; `label`, `seed` and `image` of a generator.
     """
+    if spec.task == "generation":
+        return generation.told(row, spec)
     if spec.task == "anomaly":
         score, *embedding = map(float, row)
         return {"anomaly": score > 1, "score": score, "embedding": embedding}
@@ -144,8 +147,15 @@ def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
 
 
 def numbers(spec: DataSpec, answer: dict[str, Any]) -> list[float]:
-    """The row of outputs that an answer was made from."""
+    """The row of outputs that an answer was made from; pixels of an image are rounded, see `rounding`."""
+    if spec.task == "generation":
+        return generation.heard(answer, spec)
     if spec.task == "anomaly":
         return [answer["score"], *answer["embedding"]]
     said = answer["probabilities" if spec.task == "classification" else "values"]
     return [said[name] for name in spec.outputs]
+
+
+def rounding(spec: DataSpec) -> float:
+    """How far `numbers` of an answer may lie from the outputs: half a grey level of an image."""
+    return 0.5 if spec.task == "generation" else 0.0

@@ -14,7 +14,7 @@ from serving.predictor import Predictor
 
 
 class FairleadModel(PythonModel):
-    """Takes a table as `pd.DataFrame`: one column `image`, `series` or `text`, or the columns of a table."""
+    """Takes a `pd.DataFrame`: one column `image`, `series` or `text`, the columns of a table, or `label` and `seed`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""
@@ -23,7 +23,7 @@ class FairleadModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer every row: columns `label` and `probabilities` (a dict), or `values`, and `model_version`.
+        """Answer every row: columns `label` and `probabilities` (a dict), `values`, or `image`, and the version.
 
         Raises:
             BadInput: a row cannot be decoded.
@@ -38,6 +38,11 @@ class FairleadModel(PythonModel):
     def _bodies(self, table: pd.DataFrame) -> list[bytes | dict[str, Any]]:
         """A request body a row: images as PNG or JPEG bytes or their base64 text, all else as in a JSON request."""
         modality = self.predictor.spec.modality
+        if self.predictor.spec.task == "generation":
+            seeds = table["seed"].tolist() if "seed" in table else [None] * len(table)
+            return [
+                {"label": str(label), "seed": seed} for label, seed in zip(table["label"], seeds, strict=True)
+            ]
         if modality == "image":
             cells = table["image"]
             return [base64.b64decode(cell) if isinstance(cell, str) else bytes(cell) for cell in cells]

@@ -17,6 +17,9 @@ STEEP = 1e3  # norm of the whole gradient
 DEAD = 0.5  # share of units that answer alike to every sample
 WILD = 0.1  # relative change of weights in one step
 STILL = 1e-4
+BEATEN = 0.1  # the critic's hinge loss, of 2, below which the generator learns nothing more
+COLLAPSED = 0.05  # of the validation samples are covered
+FAR = 0.3  # Frechet distance, in variances of the training images, at which images are recognisably wrong
 NOTHING = 0.95  # of the loss of a model that knows the classes' shares alone
 
 
@@ -47,6 +50,10 @@ class Facts:
     train_guess: float
     val_guess: float
     lr: float
+    val_score: tuple[float, ...] = ()
+    adversarial: bool = (
+        False  # then the training loss is the critic's, and the score the share of samples covered
+    )
 
 
 @dataclass(frozen=True)
@@ -167,23 +174,46 @@ def underfitting(facts: Facts) -> Diagnosis | None:
     )
 
 
+def unstable(facts: Facts) -> Diagnosis | None:
+    """A critic that wins outright, images that are all alike, or a quality that was there and is lost again."""
+    late = len(facts.val_loss) // 2
+    if len(facts.val_loss) < 3:
+        return None
+    critic = statistics.median(map(_finite, facts.train_loss[late:]))
+    best, last = _best(facts.val_loss), _finite(facts.val_loss[-1])
+    covered = statistics.median(facts.val_score[late:])
+    proposal = "a lower train.lr, train.ema: 0.99, or more model.dropout"
+    if critic < BEATEN and best > FAR:
+        shown = f"the critic wins outright: its loss is {critic:.2g} of 2, and images stay {best:.2g} from real ones"
+        proposal = "a lower train.lr, more model.dropout, a larger model.width, or model.normalisation: batch"
+    elif covered < COLLAPSED:
+        shown = f"images are all alike: they cover {_share(covered)} of the validation samples"
+    elif last > 2 * best and last > best + FAR:
+        shown = f"images were {best:.2g} from real ones, and are {last:.2g} again"
+    else:
+        return None
+    return Diagnosis("unstable GAN", shown, f"try {proposal}")
+
+
 # Causes before effects: what a cause explains is not told again.
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "learning rate too high": ("vanishing", "exploding", "dead", "underfitting", "overfitting"),
     "learning rate too low": ("underfitting",),
     "dead units": ("vanishing", "underfitting"),
     "vanishing gradients": ("underfitting",),
-    "exploding gradients": ("learning rate too low", "underfitting", "overfitting"),
+    "unstable GAN": ("dead",),
+    "exploding gradients": ("unstable", "learning rate too low", "underfitting", "overfitting"),
 }
 CHECKS: tuple[Callable[[Facts], Diagnosis | None], ...] = (
     lr_too_high, exploding, lr_too_low, dead_units, vanishing, overfitting, underfitting,
 )  # fmt: skip
+ADVERSARIAL: tuple[Callable[[Facts], Diagnosis | None], ...] = (exploding, unstable, dead_units)
 
 
 def diagnose(facts: Facts) -> list[Diagnosis]:
     """Everything that is wrong, causes first; empty for a healthy training."""
     found: list[Diagnosis] = []
-    for check in CHECKS:
+    for check in ADVERSARIAL if facts.adversarial else CHECKS:
         diagnosis = check(facts)
         explained = [word for earlier in found for word in EXPLAINS.get(earlier.name, ())]
         if diagnosis and not diagnosis.name.startswith(tuple(explained)):

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+from models.adversarial import Adversarial
 from models.layers import ACTIVATIONS
 from models.losses import guessing
 from models.tasks import Supervised
@@ -34,8 +35,9 @@ class Doctor(Callback):
     def __init__(self, hooks: list[EpochHook] | None = None) -> None:
         self.hooks, self.guesses = hooks or [], (1.0, 1.0)
         self.looks: list[dict[str, Any]] = []
-        self.losses: dict[str, list[float]] = {"train_loss": [], "val_loss": []}
+        self.losses: dict[str, list[float]] = {"train_loss": [], "val_loss": [], "val_score": []}
         self.lr, self._every, self._epoch = 0.0, EVERY, 0
+        self._adversarial = False
         self._look: dict[str, Any] = {}
         self._before: dict[str, torch.Tensor] = {}
         self._hooked: list[Any] = []
@@ -47,7 +49,14 @@ class Doctor(Callback):
         losses = {name: tuple(values) for name, values in self.losses.items()}
         looks = tuple(Look(**look) for look in self.looks)
         train_guess, val_guess = self.guesses
-        return Facts(looks, **losses, train_guess=train_guess, val_guess=val_guess, lr=self.lr)
+        return Facts(
+            looks,
+            **losses,
+            train_guess=train_guess,
+            val_guess=val_guess,
+            lr=self.lr,
+            adversarial=self._adversarial,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen until now."""
@@ -61,6 +70,7 @@ class Doctor(Callback):
         """Choose how often to look."""
         assert isinstance(pl_module, Supervised)
         self.lr = pl_module.optimiser.lr
+        self._adversarial = isinstance(pl_module, Adversarial)
         self.guesses = guessing(pl_module.optimiser, pl_module.loss.counts)
         self._every = min(EVERY, max(1, int(trainer.estimated_stepping_batches) // LEAST))
 
@@ -72,9 +82,10 @@ class Doctor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin a look, where it is time for one."""
-        if trainer.global_step % self._every != self._every // 2:
+        step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+        if step % self._every != self._every // 2:
             return
-        self._look = {"step": trainer.global_step, "means": {}, "stds": {}, "zeros": {}, "dead": {}}
+        self._look = {"step": step, "means": {}, "stds": {}, "zeros": {}, "dead": {}}
         assert isinstance(pl_module, Supervised)
         modules: list[tuple[str, nn.Module]] = list(pl_module.served.net.named_modules())
         for name, module in modules:
@@ -102,12 +113,13 @@ class Doctor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure gradients before they are clipped, and keep the weights as they are before the step."""
-        if not self._look:
+        if not self._look or optimizer is not trainer.optimizers[0]:
             return
         for hook in self._hooked:
             hook.remove()
         self._hooked.clear()
-        given = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        assert isinstance(pl_module, Supervised)
+        given = [weight.grad for weight in pl_module.served.parameters() if weight.grad is not None]
         self._look["norm"] = torch.nn.utils.get_total_norm(given)
         self._look["lr"] = float(optimizer.param_groups[0]["lr"])
         layers = _layers(pl_module)

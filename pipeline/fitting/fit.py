@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from models.adversarial import Adversarial
 from models.mixing import build as build_mixer
 from models.optimiser import Optimiser
 from models.params import Model
@@ -24,6 +25,7 @@ from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
 from models.transfer import Transfer
+from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.fitting.augmentation import Augmentation
 from pipeline.fitting.augmentation import build as build_augmentation
@@ -32,9 +34,12 @@ from pipeline.fitting.batches import Batches, Sampling
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.features import features, fixed
-from serving.inputs.spec import DataSpec, Transform
+from pipeline.generation import Judge
+from serving.inputs.spec import DataSpec, Task, Transform
 
-TASKS = {"classification": Supervised, "regression": Supervised, "anomaly": Reconstruction}
+TASKS: dict[Task, type[Supervised]] = {
+    "classification": Supervised, "regression": Supervised, "anomaly": Reconstruction, "generation": Adversarial,
+}  # fmt: skip
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 
 
@@ -178,7 +183,10 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     val = Batches(job.val_folder, 512, device, inputs=given[1])
     steps = len(train) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
-    return TASKS[job.spec.task](served, job.train, augment, steps, mix, counts), train, val
+    task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
+    if isinstance(task, Adversarial):
+        task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
+    return task, train, val
 
 
 def check_suits(train: Train, spec: DataSpec) -> None:
@@ -189,6 +197,11 @@ def check_suits(train: Train, spec: DataSpec) -> None:
     """
     defaults = type(train)()
     ofs = {"classification": ("class_weights", "focal", "sampling"), "regression": ("huber",)}
+    if spec.task == "generation":
+        ofs |= {
+            "classification": ("class_weights", "focal"),
+            "training without an adversary": ("l1", "mixup", "cutmix"),
+        }
     for task, names in ofs.items():
         for name in names:
             if task != spec.task and getattr(train, name) != getattr(defaults, name):
@@ -236,7 +249,7 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=job.train.max_epochs,
-        gradient_clip_val=job.train.gradient_clip or None,
+        gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
         precision=precision_of(job.train, device),
         deterministic="warn" if device.type == "cuda" else True,
         callbacks=callbacks,

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from models.tasks import Batch
+from pipeline.core.params import UserError
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.fit import Job, assemble, device_of, quiet, threads_for
 
@@ -30,6 +31,8 @@ def with_rate(job: Job) -> Job:
     """The job with a learning rate: its own, or one that a range test finds and prints where it is 0."""
     if job.train.lr:
         return job
+    if job.spec.task == "generation":
+        raise UserError("train.lr: 0 asks for a range test, which tells nothing of two players; try 0.0005")
     rate = suggested(*range_test(job))
     print(f"train.lr is 0: a range test takes {rate:g}")
     return dataclasses.replace(job, train=job.train.model_copy(update={"lr": rate}))

@@ -9,6 +9,7 @@ from pipeline.core.params import UserError
 from pipeline.sources import forecast, series
 from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
+from pipeline.sources.generation import GenerationSource
 from pipeline.sources.images import ImageFolderSource, MnistSource
 from pipeline.sources.manifest import ManifestSource, manifest_in
 from pipeline.sources.photos import PhotosSource
@@ -50,4 +51,6 @@ def open_source(data: Data) -> Source:
             "data.normal is of use to data.task 'anomaly' alone; leave it empty, or set that task"
         )
     source = SOURCES[data.source](data)
+    if data.task == "generation":
+        return GenerationSource(source)
     return AnomalySource(source, data) if data.task == "anomaly" else source

@@ -47,10 +47,10 @@ class Data(Section):
     target: tuple[str, ...] = Field(
         (), description="Columns to learn, of tables, series and texts; empty takes the last column."
     )
-    task: Literal["auto", "classification", "regression", "anomaly"] = Field(
+    task: Literal["auto", "classification", "regression", "anomaly", "generation"] = Field(
         "auto",
         description="'auto': regression where every target is a number of more than 20 different values; 'anomaly': "
-        "learn what is normal.",
+        "learn what is normal; 'generation': make images of a class.",
     )
     normal: tuple[str, ...] = Field((), description="For task 'anomaly': the classes that are normal.")
     drop: tuple[str, ...] = Field((), description="Columns that the model must not see.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.inputs import image, series, table, text
+from serving.inputs import generation, image, series, table, text
 from serving.inputs.body import BadInput
 from serving.inputs.spec import DataSpec
 
@@ -21,10 +21,13 @@ PLAIN: dict[str, Callable[[Body, DataSpec], np.ndarray]] = {
 
 
 def decoder(spec: DataSpec, folder: Path) -> Decoder:
-    """The decoder of request bodies for a spec; `folder` holds the tokenizer where there is one.
+    """The decoder of request bodies for a spec; `folder` holds the model's parameters, and its tokenizer if it has one.
 
     It gives one row of the input column, and raises `BadInput` for a body that is not of the model's kind.
     """
+    if spec.task == "generation":
+        latent = generation.latent_of(folder)
+        return lambda body: generation.decode(body, spec, latent)
     if spec.modality == "text":
         assert spec.text is not None
         encode = text.tokens_of(folder, spec.text)

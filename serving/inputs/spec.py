@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 Modality = Literal["image", "table", "series", "text"]
-Task = Literal["classification", "regression", "anomaly"]
+Task = Literal["classification", "regression", "anomaly", "generation"]
 Role = Literal["input", "target", "id", "group", "split", "time", "begin"]
 Kind = Literal["number", "boolean", "date", "category"]
 
@@ -121,8 +121,9 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model's outputs are, by name: classes, targets, or the score that an embedding follows."""
-        return {"classification": self.classes, "regression": self.targets, "anomaly": ("score",)}[self.task]
+        """What the model's outputs are, by name: classes (also of what is generated), targets, or the score."""
+        named = {"regression": self.targets, "anomaly": ("score",)}
+        return named.get(self.task, self.classes)
 
     @property
     def takes(self) -> BaseModel:
