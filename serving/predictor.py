@@ -84,7 +84,7 @@ class Predictor:
         self._decode = decoder(self.spec, bundle)
 
     def outputs(self, rows: Rows, chunk: int | None = None) -> np.ndarray:
-        """Class probabilities (N, K), values (N, M), or images (N, 2 + C * H * W), float32, of inputs, `chunk` at a time.
+        """Class probabilities (N, K), values (N, M) or images (N, 2 + C * H * W), float32, `chunk` rows at a time.
 
         Rows of unequal length are taken by their length, as what a batch is padded to is computed for all of it.
         """
