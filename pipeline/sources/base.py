@@ -14,6 +14,7 @@ from serving.inputs.spec import DataSpec, ImageInput, Kind, TextInput
 
 Name = Literal[
     "mnist",
+    "photos",
     "images",
     "table",
     "loanapp",
@@ -34,7 +35,8 @@ class Data(Section):
     source: Name = Field(
         "mnist",
         description="Your own files, below path: 'images', 'table', 'series', 'forecast' or 'text'. Packaged: 'mnist' "
-        "(digits), 'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'ecg' (forecast), 'reviews' (text).",
+        "(digits), 'photos' (cells of photographs), 'loanapp', 'diamonds' (tables), 'vowels', 'plaid' (series), 'ecg' "
+        "(forecast), 'reviews' (text).",
     )
     path: str = Field(
         "data/raw",
