@@ -20,7 +20,7 @@ class Model(BaseModel, extra="forbid", frozen=True):
         description="'auto': what suits the data (tune and train say which); 'cnn': residual convolutions, for "
         "images, series and text; 'fnn': fully connected, for tables and small images; 'rnn', 'lstm', 'gru': "
         "recurrent, for series and text; 'transformer': attention, for all; 'transfer': a pre-trained network "
-        "under a head that learns, for images; "
+        "under a head that learns, for images and text; "
         "'autoencoder': learns what is normal, for data.task 'anomaly'.",
     )
     width: int = Field(
