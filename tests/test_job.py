@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.params import Model
-from pipeline.core.dataset import Dataset, DatasetWriter
+from pipeline.core.dataset import Dataset, DatasetWriter, identities
 from pipeline.core.params import UserError
 from pipeline.fitting import job as jobs
 from pipeline.fitting.compute import Compute
@@ -37,7 +37,7 @@ def written(folder: Path, modality: str, count: int, seed: int) -> Dataset:
     if column.ragged:
         held = Ragged.of([row[: 9 - at % 9] for at, row in enumerate(rows)], column.dtype, column.shape)
     with DatasetWriter(folder, spec) as writer:
-        writer.append({column.name: held, "label": labels.astype(np.int64)})
+        writer.append({column.name: held, "label": labels.astype(np.int64), "id": identities(rows)})
     return Dataset(folder)
 
 
