@@ -178,7 +178,9 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     val = Batches(job.val_folder, 512, device, inputs=given[1])
     steps = len(train) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
-    return TASKS[job.spec.task](served, job.train, augment, steps, mix, counts), train, val
+    task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
+    task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
+    return task, train, val
 
 
 def check_suits(train: Train, spec: DataSpec) -> None:
