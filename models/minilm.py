@@ -2,7 +2,9 @@
 
 Wang et al., "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers"
 (2020), a BERT (Devlin et al., 2019) of 6 layers, tuned as Reimers and Gurevych, "Sentence-BERT" (2019) describe. Its
-dropout is left out, and so are the biases of the keys, which add the same to every score of a query.
+dropout is left out, and so are the biases of the keys, which add the same to every score of a query. Features are
+taken of every layer, as Liu et al., "Linguistic Knowledge and Transferability of Contextual Representations" (2019)
+advise: middle ones often serve a new task best.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ class Layer(nn.Module):
 
 
 class MiniLM(nn.Module):
-    """The encoder: the mean over the real tokens of its last layer, scaled to a mean square of 1."""
+    """The encoder: the means over the real tokens of its embedding and of every layer."""
 
     def __init__(self, spec: DataSpec, size: Size = Size()) -> None:  # noqa: B008
         super().__init__()
@@ -107,7 +109,7 @@ class MiniLM(nn.Module):
                 f"data.text.max_tokens is {spec.text.max_tokens:,}, and MiniLM, which model.family 'transfer' "
                 f"begins from, reads {size.places} at most; set data.text.max_tokens: 256, or another family"
             )
-        self.features = size.features
+        self.size, self.features = size, (size.layers + 1) * size.features
         self.embedding = Embedding(size)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
 
@@ -115,22 +117,24 @@ class MiniLM(nn.Module):
         """The embedding and the layers, in order."""
         return [self.embedding, *self.layers]
 
-    def pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (N, T), 0 where a text is over, to the mean (N, D) over those before."""
+    def means(self, x: torch.Tensor) -> torch.Tensor:
+        """Map tokens (N, T), 0 where a text is over, to means (N, L + 1, D): of the embedding and of each layer."""
         real = (x != 0).flip(1).cumsum(1).flip(1) > 0  # up to the last token, as a text may hold a 0
         first = torch.arange(x.shape[1], device=x.device) == 0  # attended to even where nothing is left
         y = self.embedding(x)
+        found = [mean_of(y, real)]
         for layer in self.layers:
             y = layer(y, real | first)
-        return mean_of(y, real)
+            found.append(mean_of(y, real))
+        return torch.stack(found, dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (N, T) to features (N, D), D = 384.
+        """Map tokens (N, T) to features (N, 2688): the means of all layers, each with a mean square of 1.
 
-        It was trained on angles between texts, so lengths say nothing and are made equal; not to 1, as what a
-        head learns from is best of the size that its own layers give.
+        The last layer alone tells what a text is about, for which it was trained, and the middle ones more of how
+        it is said. Angles between texts are what was trained, so lengths say nothing and are made equal.
         """
-        return F.normalize(self.pooled(x), dim=1) * math.sqrt(self.features)
+        return (F.normalize(self.means(x), dim=2) * math.sqrt(self.size.features)).flatten(1)
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:

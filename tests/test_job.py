@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from models.params import Model
-from pipeline.core.dataset import Dataset, DatasetWriter
+from pipeline.core.dataset import Dataset, DatasetWriter, identities
 from pipeline.core.params import UserError
 from pipeline.fitting import job as jobs
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train, fit
 from serving.inputs.ragged import Ragged
-from serving.inputs.spec import Modality, write_json
+from serving.inputs.spec import Column, Modality, write_json
 from tests.samples import CLASSES, PAIRS, params_of, rows_of, spec_of, transform_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small_trunk")
@@ -36,8 +36,9 @@ def written(folder: Path, modality: str, count: int, seed: int) -> Dataset:
     column, held = spec.input, rows
     if column.ragged:
         held = Ragged.of([row[: 9 - at % 9] for at, row in enumerate(rows)], column.dtype, column.shape)
-    with DatasetWriter(folder, spec) as writer:
-        writer.append({column.name: held, "label": labels.astype(np.int64)})
+    named = spec.model_copy(update={"columns": (*spec.columns, Column(name="id", role="id", dtype="S64"))})
+    with DatasetWriter(folder, named) as writer:
+        writer.append({column.name: held, "label": labels.astype(np.int64), "id": identities(rows)})
     return Dataset(folder)
 
 

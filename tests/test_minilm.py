@@ -64,13 +64,15 @@ def test_it_computes_what_the_makers_code_computes(reviews: tuple[Path, DataSpec
     net = minilm.MiniLM(spec)
     net.load_state_dict(minilm.state(find(minilm.WEIGHTS)))
     with torch.inference_mode():
-        means, features = net.pooled(batch), net(batch)
+        means, features = net.means(batch), net(batch)
         alone = net(batch[:1, : len(rows[0])])
     wanted = torch.tensor([values for _, _, values, _ in KNOWN.values()])
-    torch.testing.assert_close(means[:, :4], wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(means[:, -1, :4], wanted, atol=1e-5, rtol=0)
     lengths = torch.tensor([length for *_, length in KNOWN.values()])
-    torch.testing.assert_close(means.norm(dim=1), lengths, atol=1e-4, rtol=0)
-    torch.testing.assert_close(features, means / lengths[:, None] * 384**0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(means[:, -1].norm(dim=1), lengths, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        features[:, -384:], means[:, -1] / lengths[:, None] * 384**0.5, atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(alone[0], features[0], atol=1e-5, rtol=0)
     held = {id(weight) for block in net.blocks() for weight in block.parameters()}
     assert held == {id(weight) for weight in net.parameters()}

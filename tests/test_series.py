@@ -146,7 +146,7 @@ def test_packaged_series_are_whole() -> None:
 def test_packaged_data_name_the_package_that_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import extras
 
-    monkeypatch.setitem(extras.NEEDS, "vowels", extras.Package("no_such_package", "no_such_package"))
+    monkeypatch.setitem(extras.NEEDS, "vowels", extras.Package("no_such_module", "no_such_package"))
     with pytest.raises(
         UserError, match=r"'no_such_package', which is not installed; run: pip install .*\[examples\]"
     ):

@@ -186,6 +186,7 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
+    task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
     return task, train, val
 
 
