@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,8 +18,10 @@ from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.augmentation import Augmentation, build
-from pipeline.oversampling import synthesise
+from pipeline.fitting.compute import Compute
+from pipeline.oversampling import completed, synthesise
 from pipeline.pictures import samples
+from pipeline.rare import Gan, generate
 from serving.inputs.ragged import Ragged, Rows, filling
 from serving.inputs.spec import Column, Transform
 
@@ -44,20 +46,40 @@ class Augment(Section):
         ),
         description="The transforms of the copies.",
     )
-    smote: bool = Field(
-        False,
-        description="Of tables with classes: make rows of small classes, until all are as large as the largest.",
+    oversample: Literal["none", "smote", "gan"] = Field(
+        "none",
+        description="Make samples of small classes, until all are as large as the largest: 'smote' rows of tables, "
+        "'gan' images.",
     )
+    gan: Gan = Field(default_factory=lambda: Gan(), description="The network for oversample: gan.")
 
 
-def augment(dataset: Dataset, transform: Transform, settings: Augment, seed: int, folder: Path) -> int:
-    """Write the originals and synthetic rows, then `factor` transformed copies of both; return the rows made."""
+def synthetic(
+    dataset: Dataset, transform: Transform, settings: Augment, seed: int, compute: Compute
+) -> dict[str, Any]:
+    """Columns of the samples that are made for small classes; empty where none are asked for."""
+    if settings.oversample == "none":
+        return {}
+    if settings.oversample == "gan":
+        return completed(dataset, *generate(dataset, transform, settings.gan, seed, compute))
+    return completed(dataset, *synthesise(dataset, transform, seed))
+
+
+def augment(
+    dataset: Dataset,
+    transform: Transform,
+    settings: Augment,
+    seed: int,
+    folder: Path,
+    compute: Compute = Compute(),  # noqa: B008
+) -> int:
+    """Write the originals and synthetic samples, then `factor` transformed copies of both; return the rows made."""
     import torch
 
     spec = dataset.spec
     module = build(settings.transform, spec, transform)
+    made = synthetic(dataset, transform, settings, seed, compute)
     torch.manual_seed(seed)
-    made = synthesise(dataset, transform, seed) if settings.smote else {}
     base = len(dataset) + len(made.get("id", ()))
     rows = base * (1 + settings.factor)
     with (
@@ -107,10 +129,10 @@ def run() -> None:
     dataset = Dataset(INPUT)
     transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     with replacing(OUTPUT) as folder:
-        rows = augment(dataset, transform, settings, seed, folder)
+        rows = augment(dataset, transform, settings, seed, folder, section("compute", Compute))
         base = rows // (1 + settings.factor)
         picture(folder, base, settings.factor)
-    synthetic = f", {base - len(dataset)} of small classes synthetic" if settings.smote else ""
+    synthetic = f", {base - len(dataset)} of small classes synthetic" if settings.oversample != "none" else ""
     print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor}{synthetic})")
 
 

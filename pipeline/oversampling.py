@@ -17,10 +17,10 @@ from serving.inputs.spec import TableInput, Transform
 NEIGHBOURS = 5  # of the same class, between which a synthetic row may lie
 
 
-def synthesise(dataset: Dataset, transform: Transform, seed: int) -> dict[str, Any]:
-    """Columns of the synthetic rows that bring each class to the size of the largest.
+def synthesise(dataset: Dataset, transform: Transform, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Synthetic rows and their labels that bring each class to the size of the largest.
 
-    Their ids are those of their own content; a class of one sample gets none, as nothing lies between it.
+    A class of one sample gets none, as nothing lies between it.
 
     Raises:
         UserError: the data are no table with classes.
@@ -28,10 +28,15 @@ def synthesise(dataset: Dataset, transform: Transform, seed: int) -> dict[str, A
     spec = dataset.spec
     if spec.table is None or not spec.classes:
         raise UserError(
-            f"augment.smote makes rows of tables with classes, and this is {spec.modality} {spec.task}; "
-            "set it to false"
+            f"augment.oversample: 'smote' makes rows of tables with classes, and this is {spec.modality} "
+            f"{spec.task}; for images with classes there is 'gan', and 'none' leaves all as it is"
         )
-    rows, labels = smote(np.array(dataset.inputs), dataset.targets, spec.table, transform, seed)
+    return smote(np.array(dataset.inputs), dataset.targets, spec.table, transform, seed)
+
+
+def completed(dataset: Dataset, rows: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """All columns of synthetic rows with their labels; their ids are those of their own content."""
+    spec = dataset.spec
     made: dict[str, Any] = {spec.input.name: rows, spec.target.name: labels, "id": identities(rows)}
     for column in spec.columns:
         if column.name not in made:

@@ -158,7 +158,7 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
         raise UserError(
             f"the split '{empty}' has no samples; see data.split, data.time and the section 'prepare'"
         )
-    if dataset.spec.task == "classification":
+    if dataset.spec.task in ("classification", "generation"):
         present = np.bincount(dataset.targets[split == 0], minlength=len(dataset.spec.classes))
         if unseen := [dataset.spec.classes[label] for label in np.flatnonzero(present == 0)]:
             raise UserError(
@@ -227,7 +227,7 @@ def run() -> None:
 
 def class_drift(dataset: Dataset, split: np.ndarray) -> str:
     """How far the classes' shares of the splits differ; empty where there are no classes."""
-    if dataset.spec.task != "classification":
+    if dataset.spec.task not in ("classification", "generation"):
         return ""
     counts, labels = np.bincount(split, minlength=3), dataset.targets
     drift = max(

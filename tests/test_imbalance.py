@@ -178,7 +178,7 @@ def test_the_stage_writes_originals_then_synthetic_rows_with_ids_of_their_own(tm
     rows, labels = mixed_table()
     spec = table_spec(["number", "boolean", "number", "category"])
     train = Dataset(write(tmp_path / "train", spec, rows, labels))
-    settings = augment.Augment(factor=1, smote=True, transform=Augmentation(noise=0.1))
+    settings = augment.Augment(factor=1, oversample="smote", transform=Augmentation(noise=0.1))
     count = augment.augment(train, transform_of(rows, spec, labels), settings, 0, tmp_path / "out")
     made = Dataset(tmp_path / "out")
     assert count == len(made) == 2 * 216
@@ -199,8 +199,12 @@ def test_smote_is_refused_where_there_are_no_classes_of_a_table(tmp_path: Path) 
     spec = table_spec(["number"] * 2, targets=1)
     data = Dataset(write(tmp_path / "train", spec, rows, rows[:, :1]))
     with pytest.raises(
-        UserError, match=r"augment\.smote makes rows of tables with classes.*table regression"
+        UserError, match=r"oversample: 'smote' makes rows of tables with classes.*table regression"
     ):
         augment.augment(
-            data, transform_of(rows, spec, rows[:, :1]), augment.Augment(smote=True), 0, tmp_path / "out"
+            data,
+            transform_of(rows, spec, rows[:, :1]),
+            augment.Augment(oversample="smote"),
+            0,
+            tmp_path / "out",
         )

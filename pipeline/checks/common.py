@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def few_classes(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """Fewer than two classes, or a class of too few samples to be split and judged."""
     classes, least = facts.spec.classes, limits.min_per_class
-    if facts.spec.task != "classification":
+    if facts.spec.task not in ("classification", "generation"):
         return
-    if len(classes) < 2:
+    if len(classes) < 2 and facts.spec.task == "classification":
         message = f"there is {len(classes)} class {list(classes)}; a classifier needs at least 2"
         yield Finding(level="error", check="classes", message=message, count=1, value=len(classes), limit=2)
     for label in np.flatnonzero(facts.counts < least):
@@ -45,7 +45,7 @@ def few_classes(facts: Facts, limits: Validate) -> Iterator[Finding]:
 
 def imbalance(facts: Facts, limits: Validate) -> Iterator[Finding]:
     """The largest class against the smallest that has any sample; anomalies are meant to be rare."""
-    if facts.spec.task != "classification":
+    if facts.spec.task not in ("classification", "generation"):
         return
     counts = facts.counts
     most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
