@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from models.autoencoder import Autoencoder
-from models.tasks import Batch, Supervised
+from models.tasks import Batch, Supervised, everyone
 
 
 class Reconstruction(Supervised):
@@ -39,7 +39,7 @@ class Reconstruction(Supervised):
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's means, and the share of pairs that the score puts in order."""
-        errors, labels = self.totals.pop("seen")
+        errors, labels = torch.cat(everyone(self.totals.pop("seen")), dim=1)
         normal, other = errors[labels == 0], errors[labels == 1]
         if len(normal) and len(other):
             ranks = torch.searchsorted(normal.sort().values, other).double()
@@ -56,4 +56,6 @@ class Reconstruction(Supervised):
             net.errors(self.served.front(inputs))[labels == 0]
             for inputs, labels in batches  # type: ignore[attr-defined]
         ]
-        net.threshold.fill_(torch.cat(found).double().quantile(self.optimiser.normal_share).float())
+        net.threshold.fill_(
+            torch.cat(everyone(torch.cat(found))).double().quantile(self.optimiser.normal_share).float()
+        )

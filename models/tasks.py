@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from models.losses import Loss, l1
 from models.mixing import Mixer
@@ -16,6 +16,15 @@ from models.served import Served
 from models.transfer import Transfer
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def everyone(value: torch.Tensor) -> list[torch.Tensor]:
+    """What each process gives, in order, on the device of this one's; shapes may differ."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value.cpu())
+    return [part.to(value.device) for part in found]
 
 
 class Supervised(pl.LightningModule):
@@ -85,6 +94,7 @@ class Supervised(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of the epoch, training and validation alike; validation ends an epoch."""
+        self._gather()
         if (sums := self.totals.pop("r2", None)) is not None:
             count, total, squares, errors = sums
             r2 = 1 - errors / (squares - total**2 / count).clamp(min=1e-12)
@@ -92,6 +102,14 @@ class Supervised(pl.LightningModule):
         for name, (total, count) in self.totals.items():
             self.log(name, (total / count).float())
         self.totals.clear()
+
+    def _gather(self) -> None:
+        """Add up the totals of all processes, so that each logs, and stops by, the metrics of the whole."""
+        if distributed.is_available() and distributed.is_initialized():
+            for name in sorted(self.totals):  # in one order, as processes wait for each other
+                total = self.totals[name].contiguous()
+                distributed.all_reduce(total)
+                self.totals[name] = total
 
     def settle(self, batches: object) -> None:
         """Fix what is left to fix once the weights are final, from validation batches; here nothing."""

@@ -136,7 +136,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 def check() -> None:
     """Check params.yaml, every section at once; mend what a kill of DVC cut short."""
     from pipeline.lockfile import mend, unlock
-    from pipeline.quickcheck import fits_schema, not_spelled_out
+    from pipeline.quickcheck import check_known_data, fits_schema, not_spelled_out
 
     unlock()
     if done := mend():
@@ -150,6 +150,7 @@ def check() -> None:
             fail(
                 f"params.yaml lacks {', '.join(missing)}: DVC tracks every key; recipes/mnist.yaml has them all"
             )
+        check_known_data()
     except UserError as error:
         fail(error)
     typer.echo("params.yaml is right")

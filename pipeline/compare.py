@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ class Difference:
 
 
 def difference(
-    task: Task,
+    known: Mapping[str, metrics.Metric],
     metric: str,
     weights: np.ndarray,
     labels: np.ndarray,
@@ -35,12 +36,12 @@ def difference(
     other: np.ndarray,
     confidence: float,
 ) -> Difference:
-    """Candidate less other over the same resamples (B, N), for any metric of the task.
+    """Candidate less other over the same resamples (B, N), for any metric of those `known`.
 
     Labels are (N,) or targets (N, M); outputs are (N, K) or (N, M) each.
     """
     sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
-    function = metrics.BY_TASK[task][metric]
+    function = known[metric]
     ones = np.ones((1, len(labels)))
     value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
     spread = sign * (function(weights, labels, mine) - function(weights, labels, other))

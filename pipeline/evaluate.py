@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.fitting.epochlog import read_log
-from pipeline.forecasting import mase
 from pipeline.metrics import Metric
 from pipeline.mistakes import mistakes
 from serving.inputs.spec import DataSpec, Transform, read_json, write_json
@@ -33,14 +31,6 @@ class Evaluate(Section):
 
     resamples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the test split.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of every interval.")
-
-
-def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
-    """The metrics of a task; forecasts are held against the naive one's error in training."""
-    known = dict(metrics.BY_TASK[spec.task])
-    if transform.naive_error:
-        known["mase"] = partial(mase, scale=np.array(transform.naive_error))
-    return known
 
 
 def judge(
@@ -126,7 +116,7 @@ def run() -> None:
     targets, outputs = predict(MODEL, TEST)
     seen = generation.seen(Dataset(TEST), Dataset(TRAIN), outputs)
     transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
-    report = judge(measures(spec, transform), targets, seen, settings, seed, metrics.block_of(spec))
+    report = judge(metrics.measures(spec, transform), targets, seen, settings, seed, metrics.block_of(spec))
     classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}
     with replacing(OUTPUT) as folder:
         np.save(folder / "outputs.npy", outputs)

@@ -8,12 +8,14 @@ once take a hundredth of the time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from pipeline import anomaly, generation, regression
 from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
-from serving.inputs.spec import DataSpec, Task
+from pipeline.forecasting import mase
+from serving.inputs.spec import DataSpec, Task, Transform
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 BINS = 15  # of the calibration error, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)
@@ -146,7 +148,17 @@ BY_TASK: dict[Task, dict[str, Metric]] = {
         "copied": generation.copied,
     },
 }
-LOWER_IS_BETTER = {"log_loss", "calibration_error", "rmse", "mse", "mae", "false_alarms", "frechet", "copied"}
+LOWER_IS_BETTER = {
+    "log_loss", "calibration_error", "rmse", "mse", "mae", "mase", "false_alarms", "frechet", "copied",
+}  # fmt: skip
+
+
+def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
+    """The metrics of a task; forecasts are held against the naive one's error in training."""
+    known = dict(BY_TASK[spec.task])
+    if transform.naive_error:
+        known["mase"] = partial(mase, scale=np.array(transform.naive_error))
+    return known
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,13 +19,15 @@ from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name, Seed
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.forecasting import naive
+from pipeline.goals import goal
 from pipeline.report import write_report
-from serving.inputs.spec import read_json, read_spec, write_json
+from serving.inputs.spec import Transform, read_json, read_spec, write_json
 from serving.inputs.text import TOKENIZER
 from serving.predictor import Predictor
 
 TRAIN = DATA / "prepare" / "train"
 TEST = DATA / "prepare" / "test"
+MODEL = DATA / "train"
 EVALUATE = DATA / "evaluate"
 EXPORT = DATA / "export"
 CERTIFY = DATA / "certify"
@@ -32,6 +35,7 @@ OUTPUT = DATA / "promote"
 
 
 Metric = Literal[
+    "auto",
     "accuracy",
     "balanced_accuracy",
     "macro_f1",
@@ -43,13 +47,19 @@ Metric = Literal[
     "r2",
     "frechet",
     "coverage",
+    "mse",
+    "mase",
 ]
 
 
 class Promote(Section):
     """The `promote` section."""
 
-    metric: Metric = Field("accuracy", description="The metric that is compared; one of the task's.")
+    metric: Metric = Field(
+        "auto",
+        description="The metric that is compared, one of the task's: 'auto' is accuracy of a classification, rmse of "
+        "a regression, roc_auc of anomalies; 'mase' is for forecasts.",
+    )
     margin: float = Field(
         0.005,
         ge=0,
@@ -61,7 +71,12 @@ class Promote(Section):
 
 
 def against_champion(
-    champion: registry.Champion, labels: np.ndarray, mine: np.ndarray, settings: Promote, weights: np.ndarray
+    champion: registry.Champion,
+    known: Mapping[str, metrics.Metric],
+    labels: np.ndarray,
+    mine: np.ndarray,
+    settings: Promote,
+    weights: np.ndarray,
 ) -> tuple[Verdict, str, Difference | None]:
     """Compare with the champion's answers to the same test samples."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +98,7 @@ def against_champion(
             )
         parts = [predictor.outputs(rows) for rows in generation.requests_in(Dataset(TEST), bundle)]
     other = generation.seen(Dataset(TEST), Dataset(TRAIN), np.concatenate(parts))
-    found = difference(own.task, settings.metric, weights, labels, mine, other, settings.confidence)
+    found = difference(known, settings.metric, weights, labels, mine, other, settings.confidence)
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
 
 
@@ -97,11 +112,9 @@ def judge(
 ) -> tuple[Verdict, str, dict[str, Any]]:
     """The verdict on the candidate, its reason, and what was compared."""
     test = Dataset(TEST)
-    if settings.metric not in metrics.BY_TASK[test.spec.task]:
-        known = ", ".join(name for name in metrics.BY_TASK[test.spec.task] if name in get_args(Metric))
-        raise UserError(
-            f"promote.metric: '{settings.metric}' is no metric of {test.spec.task}; expected {known}"
-        )
+    settings = settings.model_copy(update={"metric": goal(settings.metric, test.spec)})
+    transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
+    known = metrics.measures(test.spec, transform)
     labels = test.targets
     outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
     mine = generation.seen(test, Dataset(TRAIN), outputs)
@@ -111,14 +124,14 @@ def judge(
         trivial = generation.seen(test, Dataset(TRAIN), generation.means(test, Dataset(TRAIN)))
     else:
         trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
-    floor = difference(test.spec.task, settings.metric, weights, labels, mine, trivial, settings.confidence)
+    floor = difference(known, settings.metric, weights, labels, mine, trivial, settings.confidence)
     compared: dict[str, Any] = {"metric": settings.metric, "over_trivial_baseline": floor.plain()}
     verdict, reason = decide(floor, 0, "the trivial baseline", settings.metric)
     if champion is None or verdict != "promoted":
         return verdict, reason, compared
     if champion.model_version == model_version:
         return "unchanged", f"version {champion.number}, which serves now, is this very model", compared
-    verdict, reason, found = against_champion(champion, labels, mine, settings, weights)
+    verdict, reason, found = against_champion(champion, known, labels, mine, settings, weights)
     compared["over_champion"] = found.plain() if found else None
     return verdict, reason, compared
 

@@ -7,14 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from pipeline.core.params import KEYS, PARAMS, parse, read, take
 from pipeline.core.project import Name
+from pipeline.core.stage import DATA, LOCK
 from pipeline.fitting.space import Space
+from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
 from serving.config import ServerSettings
+from serving.inputs.spec import read_spec
 
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
@@ -46,6 +50,21 @@ def not_spelled_out(path: Path = PARAMS) -> list[str]:
     if "data" in content and "path" not in (content["data"] or {}):
         missing.append("data.path")
     return missing
+
+
+def check_known_data(path: Path = PARAMS) -> None:
+    """Refuse what does not fit the data, where these are known: ingested with the very section `data` of now.
+
+    Raises:
+        UserError: `promote.metric` is no metric of their task.
+    """
+    spec = DATA / "ingest" / "spec.json"
+    if not spec.exists() or not LOCK.exists():
+        return
+    lock = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
+    used = (((lock or {}).get("stages") or {}).get("ingest") or {}).get("params") or {}
+    if used.get(PARAMS.name, {}).get("data") == parse(read(path), path).get("data"):
+        check_goal(read_spec(spec.parent))
 
 
 def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:

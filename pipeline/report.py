@@ -45,6 +45,7 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         samples=metrics["samples"],
         model=read_json(DATA / "train" / "model.json"),
         tuned=read_json(DATA / "train" / "run.json")["tuned"],
+        families=read_json(DATA / "train" / "run.json").get("families", {}),
         pictures=pictures,
     )
     path.write_text(page)

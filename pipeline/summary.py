@@ -41,6 +41,10 @@ def show() -> None:
     console.print(table)
     verdict = receipt["verdict"]
     console.print(f"[bold {COLOURS[verdict]}]{verdict}[/]: {receipt['reason']}", soft_wrap=True)
+    if families := read_json(DATA / "train" / "run.json").get("families"):
+        told = (f"{name} {entry['best']:.4f}" if entry["best"] is not None else f"{name} unfinished"
+                for name, entry in families.items())  # fmt: skip
+        console.print(f"families compared by validation loss: {', '.join(told)}", soft_wrap=True)
     server, name = section("server", ServerSettings), section("name", Name)
     lines = {
         "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),

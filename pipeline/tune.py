@@ -19,6 +19,7 @@ from pipeline import tracking
 from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.fitting import families
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train, fit
 from pipeline.fitting.job import make_job
@@ -55,7 +56,7 @@ def objective(trial: Trial, job: Job, space: Space, curves: list[dict[str, float
     """Fit the trial's values on train and return the last validation loss, reported at each epoch."""
     values = {name: domain.suggest(trial, name) for name, domain in space.items()}
     chosen = Job(
-        override(job.model, "model", values), override(job.train, "train", values),
+        families.settled(job.model, values, space), override(job.train, "train", values),
         job.spec, job.transform, job.train_folder, job.val_folder, job.seed, job.compute,
     )  # fmt: skip
 
@@ -127,7 +128,8 @@ def find_study(settings: Tune, job: Job) -> optuna.Study:
     storage = section("tracking", tracking.Tracking).studies
     study = studies.open_study(storage, f"{job.spec.source}-{key}", job.train.max_epochs, settings.reduction)
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(given(settings.space, job))  # the given values are the one to beat
+        for values in families.first_trials(given(settings.space, job), settings.space):
+            study.enqueue_trial(values)  # the given values are the ones to beat
     return study
 
 
@@ -164,6 +166,8 @@ def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial, trac
             settings.trials, settings.minutes, job.seed, after,
         )  # fmt: skip
     best = studies.best(study)
+    for name, entry in families.compared(studies.counted(study)).items():
+        recorder.run.tags({f"family.{name}": f"best {METRIC} {entry['best']} of {entry['trials']} trials"})
     recorder.run.tags({f"best.{name}": str(value) for name, value in best.params.items()})
     recorder.run.metrics({METRIC: best.value or 0.0, "trials": len(studies.counted(study))})
     return study, best, recorder.run
@@ -197,19 +201,24 @@ def run() -> None:
             (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         print("tune: no trials asked for; the given values are used")
         return
+    job = families.prepared(job, settings.space)
     if RATE not in settings.space:
         job = with_rate(job)
     study, best, mlrun = run_study(settings, job)
     counts = [t.state for t in studies.counted(study)]
+    compared = families.compared(studies.counted(study))
     with replacing(OUTPUT) as folder:
         write_best(
-            folder, best.params,
-            {"study": study.study_name, "trial": best.number, METRIC: best.value, "trials": len(counts)},
+            folder, families.chosen(job.model, best.params, settings.space),
+            {"study": study.study_name, "trial": best.number, METRIC: best.value, "trials": len(counts),
+             **({"families": compared} if compared else {})},
         )  # fmt: skip
         write_table(study, folder / "trials.csv", settings.space)
         draw(study, folder)
         mlrun.files(folder, "tune")
     mlrun.finish()
+    if compared:
+        print(f"tune: families compared: {families.told(compared)}")
     print(
         f"tune: {len(counts)} trials ({counts.count(TrialState.PRUNED)} pruned, "
         f"{counts.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "

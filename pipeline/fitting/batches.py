@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import torch
+from torch import distributed
 
 from pipeline.core.dataset import Dataset
 from serving.inputs.ragged import Ragged, filling
@@ -94,7 +95,8 @@ class Batches:
     `inputs` take the place of those in the folder, row by row.
 
     Lightning calls `set_epoch`, which it looks for on `batch_sampler`: the order of an epoch follows from the
-    seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one.
+    seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one. Of several processes
+    (torch.distributed) each takes its share of that order, sampled or not; `counts` are those of all.
     """
 
     def __init__(
@@ -127,9 +129,27 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self.rows, self._size)
+        full, rest = divmod(-(-self.rows // place()[1]), self._size)  # as many for every process
         # A last batch of one sample has no variance for batch normalisation: training leaves it out.
         return full + (rest > (self._seed is not None)) if full else 1
+
+    def share(self) -> torch.Tensor:
+        """The rows of this pass for this process, in order: every so-many-th of `order`.
+
+        In training the first rows are taken once more to make the shares equal; in validation no row is counted twice.
+
+        Raises:
+            ValueError: there are fewer rows than processes.
+        """
+        rank, world = place()
+        order = self.order()
+        if len(order) < world:
+            raise ValueError(f"{len(order)} samples are too few for {world} processes")
+        if world == 1:
+            return order
+        if self._seed is not None:
+            order = torch.cat([order, order[: -len(order) % world]])
+        return order[rank::world]
 
     def order(self) -> torch.Tensor:
         """The rows of this pass, in order."""
@@ -148,11 +168,22 @@ class Batches:
         return torch.cat(drawn)[shuffled]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self.order()
+        order = self.share()
         here, there = order.to(self._inputs.place), order.to(self._targets.device)
-        pairs = zip(here.split(self._size), there.split(self._size), strict=True)
+        # Processes wait for each other at every batch, so each makes as many, of validation smaller ones if need be.
+        sizes = [len(part) for part in here.split(self._size)]
+        if self._seed is None and len(sizes) < len(self):
+            sizes = [len(part) for part in here.tensor_split(len(self))]
+        pairs = zip(here.split(sizes), there.split(sizes), strict=True)
         for _, (inputs, targets) in zip(range(len(self)), pairs, strict=False):
             yield self._inputs.take(inputs), self._targets[targets]
+
+
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def evened(counts: torch.Tensor, sampling: Sampling) -> torch.Tensor:

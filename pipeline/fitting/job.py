@@ -8,6 +8,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.stage import DATA
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train
+from pipeline.goals import check_goal
 from serving.inputs.spec import Transform
 
 TRAIN = DATA / "augment"
@@ -16,9 +17,14 @@ TRANSFORM = DATA / "prepare" / "transform"
 
 
 def make_job(model: Model, train: Train, seed: int, compute: Compute) -> Job:
-    """The job on the augmented training set and the validation split; chooses the family where it is 'auto'."""
+    """The job on the augmented training set and the validation split; chooses the family where it is 'auto'.
+
+    Raises:
+        UserError: `promote.metric` does not fit the task, which is told before anything is fitted.
+    """
     transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     data = Dataset(TRAIN)
+    check_goal(data.spec)
     if model.family == "auto":
         family, reason = choose(data.spec, len(data))
         print(f"model.family is auto: {family}, as {reason}")
