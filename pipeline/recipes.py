@@ -19,10 +19,10 @@ def listed() -> dict[str, str]:
     Raises:
         UserError: there is no folder of recipes here.
     """
-    found = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))}
+    found = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml")}
     if not found:
         raise UserError(f"there is no {FOLDER}/ here; run from the project's folder")
-    return {name: text.splitlines()[ABOUT].removeprefix("# ") for name, text in found.items()}
+    return {name: text.splitlines()[ABOUT].removeprefix("# ") for name, text in sorted(found.items())}
 
 
 def use(name: str, force: bool = False) -> str:

@@ -54,6 +54,7 @@ def job_of(model: Model, modality: str, train: Train = PLAIN) -> Job:
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("promote: {metric: auto}\n")
 
 
 @pytest.mark.parametrize(("family", "modality"), PAIRS)
