@@ -140,7 +140,7 @@ def trained(params: Model, spec: DataSpec) -> Served:
 
 def small_text_trunk() -> Trunk:
     """MiniLM's architecture with few numbers in it, whose weights are whatever a seed gives."""
-    size = Size(tokens=TOKENS, places=64, features=16, heads=2, inner=24, layers=2)
+    size = Size(tokens=TOKENS, places=64, features=64, heads=2, inner=32, layers=2)
     build = partial(MiniLM, size=size)
     return TRUNKS["text"]._replace(
         build=build,

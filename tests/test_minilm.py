@@ -15,6 +15,7 @@ from models.served import Served
 from models.weights import find
 from pipeline.core.known import known_file
 from pipeline.core.params import UserError
+from pipeline.fitting.lineage import data_digest
 from pipeline.prepare import write_splits
 from pipeline.sources import open_source
 from pipeline.transforms import PRETRAINED, PretrainedTokens, fit
@@ -84,6 +85,19 @@ def test_the_tokenizer_is_the_packages_own_and_learns_nothing(reviews: tuple[Pat
     assert hashlib.sha256(copied).hexdigest() == PRETRAINED["sha256"]
     assert copied == known_file(**PRETRAINED).read_bytes()
     assert read_json(folder / "transform" / "transform.json")["tokens"] == minilm.Size().tokens
+
+
+def test_another_tokenizer_is_other_data_to_a_training(
+    reviews: tuple[Path, DataSpec], tmp_path: Path
+) -> None:
+    """Else a training that was interrupted would go on with a network for other tokens."""
+    folder, _ = reviews
+    dataset = taken(open_source(data(write(tmp_path / "r.csv", generated(60)))), tmp_path / "raw")
+    digests = {data_digest(folder / "val")}
+    for name in ("pretrained", "trained"):
+        write_splits(dataset, np.arange(60, dtype=np.uint8) % 3, tmp_path / name, name)
+        digests.add(data_digest(tmp_path / name / "val"))
+    assert len(digests) == 2
 
 
 def test_long_texts_are_cut_between_the_tokens_that_begin_and_end_each(

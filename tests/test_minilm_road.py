@@ -27,8 +27,8 @@ def test_a_frozen_trunk_is_certified_with_its_own_tokenizer(tmp_path: Path) -> N
             "server": {"workers": 1},
         }
     )
-    road.make("repro")
-    certified = road.json("data/promote/receipt.json")["certified"]
+    road.run("dvc", "repro", "certify")
+    certified = road.json("data/certify/report.json")
     same = {entry["backend"]: entry["same"] for entry in certified["comparisons"]}
     assert all(same.values())
     assert {"torchserve, golden requests", "torchserve, 8 connections", "onnx", "pt2"} <= same.keys()

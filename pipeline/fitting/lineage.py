@@ -11,11 +11,15 @@ from serving.inputs.spec import read_spec
 
 
 def data_digest(*folders: Path) -> str:
-    """SHA-256 over the ids (hashes of content), labels and specs of data set folders, in order."""
+    """SHA-256 over the ids (hashes of content), labels and specs of data set folders, in order.
+
+    Of texts also over their tokens, as one text is other tokens to another tokenizer.
+    """
     digest = hashlib.sha256()
     for folder in folders:
         spec = read_spec(folder)
-        for name in ("spec.json", "id.npy", f"{spec.target.name}.npy"):
+        names = ["spec.json", "id.npy", f"{spec.target.name}.npy"]
+        for name in [*names, f"{spec.input.name}.npy"] if spec.modality == "text" else names:
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
