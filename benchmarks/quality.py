@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.road import command, copy_project
-from pipeline import forecasting, metrics
+from pipeline import forecasting, generation, metrics
 from pipeline.core.dataset import Dataset
 from serving.inputs.spec import DataSpec, read_json
 
@@ -144,15 +144,34 @@ def outputs_of(model: Any, spec: DataSpec, train: Features, targets: np.ndarray)
     return found
 
 
+def real_ones(train: Dataset, test: Dataset, measure: str) -> dict[str, float | str]:
+    """The same of real training images of the classes, which is the best there is, and of the classes' means."""
+    draw = np.random.default_rng(0)
+    rows = [draw.choice(np.flatnonzero(train.targets == label)) for label in test.targets]
+    real = np.stack([train.inputs[row] for row in rows])
+    metric, ones = metrics.BY_TASK["generation"][measure], np.ones((1, len(test)))
+    others = {
+        "real training images": generation.Judge(train).see(test.targets, np.array(test.inputs), real),
+        "the mean image of a class": generation.seen(test, train, generation.means(test, train)),
+    }
+    return {
+        f"{measure} of {name}": float(metric(ones, test.targets, rows)[0]) for name, rows in others.items()
+    }
+
+
 def compare(folder: Path) -> dict[str, float | str]:
     """Our test score with its interval, and each reference's on the same test."""
     train, test = (Dataset(folder / "data" / "prepare" / name) for name in ("train", "test"))
     spec = test.spec
-    measure = {"regression": "r2", "anomaly": "roc_auc"}.get(spec.task, MEASURES[spec.modality])
+    measure = {"regression": "r2", "anomaly": "roc_auc", "generation": "frechet"}.get(
+        spec.task, MEASURES[spec.modality]
+    )
     ours = read_json(folder / "data" / "evaluate" / "metrics.json")[measure]
     report: dict[str, float | str] = {
         measure: ours["value"], f"{measure}, low": ours["low"], f"{measure}, high": ours["high"],
     }  # fmt: skip
+    if spec.task == "generation":
+        return report | real_ones(train, test, measure)
     features = FEATURES[spec.modality](train, test, folder)
     ones = np.ones((1, len(test)))
     best = -np.inf
