@@ -21,8 +21,9 @@ import numpy as np
 import yaml
 
 from benchmarks.road import command, copy_project
-from pipeline import forecasting, metrics
+from pipeline import forecasting, generation, metrics
 from pipeline.core.dataset import Dataset
+from pipeline.goals import goal
 from serving.inputs.spec import DataSpec, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +189,9 @@ def has_rocket() -> bool:
 def references(train: Dataset, test: Dataset, folder: Path, rocket: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Names of the references and their outputs of the test."""
     spec = test.spec
+    if spec.task == "generation":
+        yield "the mean image of a class", generation.seen(test, train, generation.means(test, train))
+        return
     if spec.series is not None and spec.series.horizon:
         yield "the naive forecast", forecasting.naive(test)
     features = FEATURES[spec.modality](train, test, folder)
@@ -207,7 +211,7 @@ def compare(folder: Path, rocket: bool) -> dict[str, float | str]:
     """Our test scores with the interval of `promote.metric`, and each reference's on the same test."""
     train, test = (Dataset(folder / "data" / "prepare" / name) for name in ("train", "test"))
     task = test.spec.task
-    judged = yaml.safe_load((folder / "params.yaml").read_text())["promote"]["metric"]
+    judged = goal(yaml.safe_load((folder / "params.yaml").read_text())["promote"]["metric"], test.spec)
     measures = dict.fromkeys([judged, *(BESIDE if task == "classification" else ())])
     ours = read_json(folder / "data" / "evaluate" / "metrics.json")
     report: dict[str, float | str] = {"judged by": judged}
@@ -221,7 +225,18 @@ def compare(folder: Path, rocket: bool) -> dict[str, float | str]:
             report[f"{measure} of {name}"] = score
             scores += [score] if measure == judged else []
     report["behind the best reference beyond the interval"] = behind(judged, ours[judged], scores)
+    if task == "generation":
+        report[f"{judged} of real training images, the best there is"] = real_ones(train, test, judged)
     return report
+
+
+def real_ones(train: Dataset, test: Dataset, measure: str) -> float:
+    """What real training images of the test's classes get."""
+    draw = np.random.default_rng(0)
+    rows = [draw.choice(np.flatnonzero(train.targets == label)) for label in test.targets]
+    real = np.stack([train.inputs[row] for row in rows])
+    seen = generation.Judge(train).see(test.targets, np.array(test.inputs), real)
+    return float(metrics.BY_TASK["generation"][measure](np.ones((1, len(test))), test.targets, seen)[0])
 
 
 def behind(measure: str, ours: dict[str, float], scores: list[float]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-INPUTS = ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")
+INPUTS = ("__init__", "body", "decode", "generation", "image", "ragged", "series", "spec", "table", "text")
 # What the handler imports, none of MLflow.
 PACKAGE = ("__init__.py", "predictor.py", *(f"inputs/{name}.py" for name in INPUTS))
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
