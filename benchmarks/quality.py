@@ -127,7 +127,10 @@ def models_for(spec: DataSpec) -> dict[str, Any]:
             "ridge regression": Ridge(),
             "gradient boosting": HistGradientBoostingRegressor(random_state=0),
         }
-    found: dict[str, Any] = {"logistic regression": LogisticRegression(max_iter=2000)}
+    found: dict[str, Any] = {
+        "logistic regression": LogisticRegression(max_iter=2000),
+        "logistic regression, balanced": LogisticRegression(max_iter=2000, class_weight="balanced"),
+    }
     if spec.modality in ("table", "series"):
         found["gradient boosting"] = HistGradientBoostingClassifier(random_state=0)
     return found

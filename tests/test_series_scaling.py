@@ -126,7 +126,7 @@ def test_padding_changes_no_answer_and_level_and_gaps_have_a_part_in_it(family: 
     rows = rows_of()
     transform = fitted(rows, tmp_path)
     torch.manual_seed(0)
-    served = Served(params_of(family), SPEC, transform).eval()
+    served = Served(params_of(family, stride=3), SPEC, transform).eval()  # of a cnn
     inputs = torch.from_numpy(rows[np.arange(9)].padded(np.nan))
     expected = served(inputs)
     torch.testing.assert_close(served(padded(inputs, 13)), expected, atol=2e-6, rtol=1e-5)
