@@ -41,11 +41,14 @@ def judge(
     block: int = 1,
 ) -> dict[str, Any]:
     """Metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
-    weights = metrics.resamples(settings.resamples, len(targets), seed, block)
+    spread: dict[str, list[np.ndarray]] = {name: [] for name in known}
+    for weights in metrics.Resamples(settings.resamples, len(targets), seed, block):
+        for name, metric in known.items():
+            spread[name].append(metric(weights, targets, outputs))
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
     for name, metric in known.items():
-        low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
+        low, high = metrics.interval(np.concatenate(spread[name]), settings.confidence)
         report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
     return report
 

@@ -73,7 +73,7 @@ def against_champion(
     labels: np.ndarray,
     mine: np.ndarray,
     settings: Promote,
-    weights: np.ndarray,
+    weights: metrics.Resamples,
 ) -> tuple[Verdict, str, Difference | None]:
     """Compare with the champion's answers to the same test samples."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -115,7 +115,7 @@ def judge(
     known = metrics.measures(test.spec, transform)
     labels = test.targets
     mine = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
-    weights = metrics.resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
+    weights = metrics.Resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
     forecast = test.spec.series is not None and test.spec.series.horizon > 0
     trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
     floor = difference(known, settings.metric, weights, labels, mine, trivial, settings.confidence)
