@@ -86,8 +86,9 @@ def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures of the task; `dvc.yaml` names those of a classification."""
+    """Write the curves and pictures of the task."""
     folder.mkdir()
+    mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
@@ -102,7 +103,6 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     plots.confusion_matrix(targets, outputs, spec.classes, folder)
     plots.curves(targets, outputs, spec.classes, folder)
     plots.reliability(targets, outputs, folder)
-    mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
 
 
 def run() -> None:
@@ -121,6 +121,7 @@ def run() -> None:
         np.save(folder / "outputs.npy", outputs)
         write_json(folder / "metrics.json", {**report, "samples": len(targets), "classes": classes})
         draw(spec, targets, outputs, folder / "plots")
+        plots.complete(folder / "plots")
         mlrun.files(folder / "metrics.json", "evaluate")
         mlrun.files(folder / "plots", "plots")
     ends = {"": "value", "_low": "low", "_high": "high"}

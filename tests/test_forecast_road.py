@@ -42,3 +42,9 @@ def test_the_forecast_beats_the_naive_one(forecast: Road) -> None:
 def test_golden_answers_name_every_step(forecast: Road) -> None:
     requests = forecast.json("data/export/bundle/golden/golden.json")["requests"]
     assert all(list(request["values"]) == [f"data+{step}" for step in range(1, 9)] for request in requests)
+
+
+def test_dvc_misses_none_of_the_plots(forecast: Road) -> None:
+    shown = forecast.run("dvc", "plots", "show")
+    assert "failed" not in shown.stdout + shown.stderr
+    assert "index.html" in shown.stdout
