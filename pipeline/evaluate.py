@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline import anomaly, metrics, plots, regression, tracking
+from pipeline import anomaly, attending, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
@@ -89,6 +89,7 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
     """Write the curves and pictures of the task."""
     folder.mkdir()
     mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
+    attending.draw(MODEL, Dataset(TEST), folder / "attention.png")
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)

@@ -14,6 +14,7 @@ from serving.inputs.spec import read_json, read_spec
 PICTURES = {
     "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
     "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
+    "Attention": DATA / "evaluate" / "plots" / "attention.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
     "Scores": DATA / "evaluate" / "plots" / "scores.png",
     "Forecasts": DATA / "evaluate" / "plots" / "forecasts.png",
