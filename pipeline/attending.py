@@ -80,7 +80,15 @@ def on_series(axes: Axes, sample: np.ndarray, weights: np.ndarray, dataset: Data
     axes.plot(sample, linewidth=0.9)
     low, high = axes.get_ylim()
     ends = (-0.5, len(weights) - 0.5, low, high)
-    axes.imshow(weights[None], extent=ends, aspect="auto", cmap="Oranges", alpha=0.7, vmin=0, zorder=0)
+    axes.imshow(
+        weights[None],
+        extent=ends,
+        aspect="auto",
+        cmap="Oranges",
+        vmin=0,
+        vmax=2 * float(weights.max()),
+        zorder=0,
+    )
     axes.tick_params(labelsize=6)
 
 
@@ -94,8 +102,10 @@ def on_table(axes: Axes, sample: np.ndarray, weights: np.ndarray, dataset: Datas
     names = []
     for at in most:
         field, value = fields[at], sample[at]
-        named = field.categories and value > 0
-        names.append(f"{field.name} = {field.categories[int(value) - 1] if named else f'{value:.4g}'}"[:40])
+        said = "missing" if np.isnan(value) else f"{value:.4g}"
+        if field.categories and value > 0:
+            said = field.categories[int(value) - 1]
+        names.append(f"{field.name} = {said}"[:40])
     axes.barh([name.replace("$", r"\$") for name in _unlike(names)], weights[most], color="tab:orange")
     axes.tick_params(labelsize=6)
 
@@ -114,12 +124,17 @@ def on_text(axes: Axes, sample: np.ndarray, weights: np.ndarray, dataset: Datase
     axes.set_axis_off()
     axes.set_xlim(0, LINE)
     words = [tokenizer.decode([int(token)]) for token in sample[:WORDS]]
-    x, y, top = 0, 0, max(float(weights[: len(words)].max()), 1e-12)
+    x, y = 0, 0
+    low, high = float(weights[: len(words)].min()), float(weights[: len(words)].max())
     for word, weight in zip(words, weights, strict=False):
         shown = word.replace("\n", " ").replace("$", r"\$")
         if x and x + len(word) > LINE:
             x, y = 0, y + 1
-        box = {"facecolor": (1.0, 0.5, 0.05, float(weight) / top), "edgecolor": "none", "pad": 0.8}
+        box = {
+            "facecolor": (1.0, 0.5, 0.05, (float(weight) - low) / max(high - low, 1e-12)),
+            "edgecolor": "none",
+            "pad": 0.8,
+        }
         axes.text(x, -y, shown, family="monospace", fontsize=6, va="top", bbox=box)
         x += len(word)
     axes.set_ylim(-max(y + 1, 10), 0.5)
