@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,13 +30,13 @@ class Difference:
 def difference(
     known: Mapping[str, metrics.Metric],
     metric: str,
-    weights: np.ndarray,
+    resamples: Iterable[np.ndarray],
     labels: np.ndarray,
     mine: np.ndarray,
     other: np.ndarray,
     confidence: float,
 ) -> Difference:
-    """Candidate less other over the same resamples (B, N), for any metric of those `known`.
+    """Candidate less other over the same resamples, some (B, N) at a time, for any metric of those `known`.
 
     Labels are (N,) or targets (N, M); outputs are (N, K) or (N, M) each.
     """
@@ -44,8 +44,8 @@ def difference(
     function = known[metric]
     ones = np.ones((1, len(labels)))
     value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
-    spread = sign * (function(weights, labels, mine) - function(weights, labels, other))
-    return Difference(float(value), *metrics.interval(spread, confidence))
+    spread = [function(weights, labels, mine) - function(weights, labels, other) for weights in resamples]
+    return Difference(float(value), *metrics.interval(sign * np.concatenate(spread), confidence))
 
 
 def baseline(task: Task, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline import anomaly, generated, generation, metrics, plots, regression, tracking
+from pipeline import anomaly, attending, generated, generation, metrics, plots, regression, tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
@@ -42,11 +42,14 @@ def judge(
     block: int = 1,
 ) -> dict[str, Any]:
     """Metrics with intervals, from targets, (N,) or (N, M), and outputs, (N, K) or (N, M)."""
-    weights = metrics.resamples(settings.resamples, len(targets), seed, block)
+    spread: dict[str, list[np.ndarray]] = {name: [] for name in known}
+    for weights in metrics.Resamples(settings.resamples, len(targets), seed, block):
+        for name, metric in known.items():
+            spread[name].append(metric(weights, targets, outputs))
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
     for name, metric in known.items():
-        low, high = metrics.interval(metric(weights, targets, outputs), settings.confidence)
+        low, high = metrics.interval(np.concatenate(spread[name]), settings.confidence)
         report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
     return report
 
@@ -85,9 +88,14 @@ def predict(model: Path, test: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path) -> None:
-    """Write the curves and pictures of the task; `dvc.yaml` names those of a classification."""
+    """Write the curves and pictures of the task."""
     folder.mkdir()
     plots.learning_curves(read_log(MODEL / "log.csv"), spec.task, folder / "learning.png")
+    if spec.task == "generation":
+        generated.draw(Dataset(TEST), Dataset(TRAIN), outputs, folder)
+        return
+    mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
+    attending.draw(MODEL, Dataset(TEST), folder / "attention.png")
     if spec.task == "regression":
         regression.draw(spec, targets, outputs, folder)
         if spec.series and spec.series.horizon:
@@ -98,13 +106,9 @@ def draw(spec: DataSpec, targets: np.ndarray, outputs: np.ndarray, folder: Path)
         scores = 1 - 0.5 ** outputs[:, :1]  # 0 to 1, and a half at the alarm
         plots.curves(targets, np.hstack([1 - scores, scores]), spec.classes, folder)
         return
-    if spec.task == "generation":
-        generated.draw(Dataset(TEST), Dataset(TRAIN), outputs, folder)
-        return
     plots.confusion_matrix(targets, outputs, spec.classes, folder)
     plots.curves(targets, outputs, spec.classes, folder)
     plots.reliability(targets, outputs, folder)
-    mistakes(Dataset(TEST), targets, outputs, folder / "mistakes.png")
 
 
 def run() -> None:
@@ -122,6 +126,7 @@ def run() -> None:
         np.save(folder / "outputs.npy", outputs)
         write_json(folder / "metrics.json", {**report, "samples": len(targets), "classes": classes})
         draw(spec, targets, outputs, folder / "plots")
+        plots.complete(folder / "plots")
         mlrun.files(folder / "metrics.json", "evaluate")
         mlrun.files(folder / "plots", "plots")
     ends = {"": "value", "_low": "low", "_high": "high"}

@@ -1,4 +1,4 @@
-"""The pictures that `evaluate` draws of a generator: images of every class, and the training images nearest to them."""
+"""The pictures that `evaluate` draws of a generator: images of every class, and those nearest to a training image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIRS = 48
 
 
 def draw(test: Dataset, train: Dataset, outputs: np.ndarray, folder: Path) -> None:
-    """Write `generated.png`, a row a class, and `neighbours.png`, each image and the nearest of training."""
+    """Write `generated.png`, a row a class, and `mistakes.png`: what looks most like a copy, beside its original."""
     spec = test.spec
     images = np.stack([picture(row, spec) for row in outputs])
     shown = []
@@ -25,9 +25,7 @@ def draw(test: Dataset, train: Dataset, outputs: np.ndarray, folder: Path) -> No
         blank = np.zeros((ACROSS - len(rows), *spec.input_shape), np.uint8)
         shown.append(np.concatenate([images[rows], blank]))
     grid(np.concatenate(shown), ACROSS).save(folder / "generated.png")
-    some = np.unique(np.linspace(0, len(images) - 1, min(PAIRS, len(images))).astype(int))
-    _, nearest = Judge(train).nearest(images[some])
-    pairs = [
-        image for at, near in zip(some, nearest, strict=True) for image in (images[at], train.inputs[near])
-    ]
-    grid(np.stack(pairs), 2 * (ACROSS // 2)).save(folder / "neighbours.png")
+    distances, nearest = Judge(train).nearest(images)
+    closest = np.argsort(distances, kind="stable")[:PAIRS]
+    pairs = [image for at in closest for image in (images[at], train.inputs[nearest[at]])]
+    grid(np.stack(pairs), 2 * (ACROSS // 2)).save(folder / "mistakes.png")

@@ -21,6 +21,22 @@ WINDOWS = 12  # forecasts shown
 POINTS = 200  # a curve is thinned to about so many points
 
 
+PLOTTED = {  # the tables that `dvc.yaml` plots
+    "confusion.csv": ["actual", "predicted"],
+    "roc.csv": ["class", "fpr", "tpr"],
+    "pr.csv": ["class", "recall", "precision"],
+    "reliability.csv": ["confidence", "accuracy", "samples"],
+    "residuals.csv": ["target", "true", "said", "residual"],
+}
+
+
+def complete(folder: Path) -> None:
+    """Write those tables that a task does not have without rows: DVC draws nothing of them, and misses nothing."""
+    for name, header in PLOTTED.items():
+        if not (folder / name).exists():
+            write_csv(folder / name, header, [])
+
+
 def confusion_matrix(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], folder: Path
 ) -> None:

@@ -76,7 +76,7 @@ def against_champion(
     labels: np.ndarray,
     mine: np.ndarray,
     settings: Promote,
-    weights: np.ndarray,
+    weights: metrics.Resamples,
 ) -> tuple[Verdict, str, Difference | None]:
     """Compare with the champion's answers to the same test samples."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -118,7 +118,7 @@ def judge(
     labels = test.targets
     outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
     mine = generation.seen(test, Dataset(TRAIN), outputs)
-    weights = metrics.resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
+    weights = metrics.Resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
     forecast = test.spec.series is not None and test.spec.series.horizon > 0
     if test.spec.task == "generation":
         trivial = generation.seen(test, Dataset(TRAIN), generation.means(test, Dataset(TRAIN)))

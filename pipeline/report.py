@@ -13,11 +13,14 @@ from serving.inputs.spec import read_json, read_spec
 
 PICTURES = {
     "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
-    "Worst mistakes": DATA / "evaluate" / "plots" / "mistakes.png",
+    "The worst answers (of a generator: what is most like a training image, beside it)": DATA
+    / "evaluate"
+    / "plots"
+    / "mistakes.png",
+    "Attention": DATA / "evaluate" / "plots" / "attention.png",
     "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
     "Scores": DATA / "evaluate" / "plots" / "scores.png",
     "Generated images, a row a class": DATA / "evaluate" / "plots" / "generated.png",
-    "Generated images beside their nearest training images": DATA / "evaluate" / "plots" / "neighbours.png",
     "Forecasts": DATA / "evaluate" / "plots" / "forecasts.png",
     "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
     "Reliability": DATA / "evaluate" / "plots" / "reliability.png",

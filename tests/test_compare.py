@@ -60,10 +60,10 @@ def test_better_is_positive_in_every_metric(metric: str) -> None:
     good, bad = answers(draw.random(COUNT) < 0.85), answers(draw.random(COUNT) < 0.6)
     if metric == "calibration_error":
         bad = np.where(bad > 0.5, np.float32(0.99), np.float32(0.01))
-    found = difference(METRICS, metric, WEIGHTS, LABELS, good, bad, 0.95)
+    found = difference(METRICS, metric, [WEIGHTS], LABELS, good, bad, 0.95)
     assert 0 < found.low < found.value < found.high
     assert told(found, 0.0) == "promoted"
-    other = difference(METRICS, metric, WEIGHTS, LABELS, bad, good, 0.95)
+    other = difference(METRICS, metric, [WEIGHTS], LABELS, bad, good, 0.95)
     assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
     assert told(other, 0.005) == "rejected"
 
@@ -73,7 +73,7 @@ def test_the_value_is_the_plain_difference() -> None:
     found = difference(
         METRICS,
         "accuracy",
-        WEIGHTS,
+        [WEIGHTS],
         LABELS,
         answers(right),
         answers(right & (np.arange(COUNT) >= 20)),
@@ -86,7 +86,7 @@ def test_the_value_is_the_plain_difference() -> None:
 
 def test_a_model_is_never_better_than_itself() -> None:
     same = answers(np.random.default_rng(0).random(COUNT) < 0.8)
-    found = difference(METRICS, "accuracy", WEIGHTS, LABELS, same, same, 0.95)
+    found = difference(METRICS, "accuracy", [WEIGHTS], LABELS, same, same, 0.95)
     assert (found.value, found.low, found.high) == (0, 0, 0)
     assert told(found, 0.0) == "inconclusive"
 
@@ -97,7 +97,7 @@ def test_pairing_tells_apart_what_independent_resamples_cannot() -> None:
     right = draw.random(COUNT) < 0.8
     mine, other = right.copy(), right
     mine[np.flatnonzero(~right)[:12]] = True
-    paired = difference(METRICS, "accuracy", WEIGHTS, LABELS, answers(mine), answers(other), 0.95)
+    paired = difference(METRICS, "accuracy", [WEIGHTS], LABELS, answers(mine), answers(other), 0.95)
     function, again = METRICS["accuracy"], resamples(500, COUNT, 1)
     apart = function(WEIGHTS, LABELS, answers(mine)) - function(again, LABELS, answers(other))
     low, high = interval(apart, 0.95)
@@ -112,7 +112,7 @@ def promotions(gain: float, margin: float, trials: int = 2_000) -> float:
         hard = draw.random(COUNT)
         mine = (hard + 0.2 * draw.random(COUNT)) < 0.95 + gain
         other = (hard + 0.2 * draw.random(COUNT)) < 0.95
-        found = difference(METRICS, "accuracy", WEIGHTS, LABELS, answers(mine), answers(other), 0.95)
+        found = difference(METRICS, "accuracy", [WEIGHTS], LABELS, answers(mine), answers(other), 0.95)
         count += told(found, margin) == "promoted"
     return count / trials
 

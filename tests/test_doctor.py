@@ -23,6 +23,7 @@ from pipeline.fitting.fit import Job, Train
 from serving.inputs.spec import Transform
 from tests.conftest import digits, spec_of, write_dataset
 from tests.small import CPU, blobs, table_job
+from tests.test_job import job_of
 
 LOOK = Look(0, 0.01, 1.0, {"0": 1.0, "1": 1.0}, {"0": 0.01, "1": 0.01}, {}, {}, {}, {"a": 0.0})
 HEALTHY = Facts((LOOK,) * 4, (0.6, 0.3, 0.2), (0.5, 0.3, 0.25), 0.69, 0.69, 0.01)
@@ -231,3 +232,26 @@ def test_a_resumed_training_is_judged_whole(tmp_path: Path) -> None:
         fitting.fit(job, [kill], tmp_path / "two", [first])
     fitting.fit(job, [], tmp_path / "two", [second])
     assert second.facts == whole.facts
+
+
+@pytest.mark.parametrize(
+    ("family", "modality"), [("lstm", "series"), ("gru", "text"), ("transformer", "series")]
+)
+def test_recurrent_networks_and_transformers_are_judged_as_others_are(
+    family: str, modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = Model.model_validate(
+        {"family": family, "width": 16, "depth": 1, "heads": 2, "normalisation": "layer"}
+    )
+    train = {
+        "max_epochs": 8,
+        "batch_size": 16,
+        "patience": 0,
+        "label_smoothing": 0.0,
+        "augmentation": {"strength": 0},
+    }
+    job = job_of(model, modality, Train.model_validate({**train, "lr": 0.01}))
+    for rate, found in ((0.01, []), (3.0, ["learning rate too high"]), (1e-7, ["learning rate too low"])):
+        broken = dataclasses.replace(job, train=Train.model_validate({**train, "lr": rate}))
+        assert names(seen(broken)) == found, rate

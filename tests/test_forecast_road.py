@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.project import ROOT, Project
 from tests.recipes import walk
+from tests.road import Road
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -35,3 +39,11 @@ def test_the_forecast_beats_the_naive_one(forecast: Project) -> None:
 def test_golden_answers_name_every_step(forecast: Project) -> None:
     requests = forecast.json("data/export/bundle/golden/golden.json")["requests"]
     assert all(list(request["values"]) == [f"data+{step}" for step in range(1, 9)] for request in requests)
+
+
+def test_dvc_misses_none_of_the_plots(forecast: Project, tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    shutil.copytree(forecast.folder / "data", tmp_path / "data", dirs_exist_ok=True)
+    shown = road.run("dvc", "plots", "show")
+    assert "failed" not in shown.stdout + shown.stderr
+    assert "index.html" in shown.stdout

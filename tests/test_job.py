@@ -62,7 +62,9 @@ def test_every_family_learns_from_the_folders_of_every_modality(family: str, mod
     curves: list[dict[str, float]] = []
     job = job_of(params_of(family, width=16), modality, PLAIN.model_copy(update={"max_epochs": 15}))
     served = fit(job, [lambda _, metrics: curves.append(metrics)])
-    least = 0.4 if family == "transfer" else 0.6  # a trunk that stays as it is makes little of what tests make up
+    least = (
+        0.4 if family == "transfer" else 0.6
+    )  # a trunk that stays as it is makes little of what tests make up
     assert curves[-1]["val_score"] > least, [round(curve["val_score"], 2) for curve in curves]
     assert not served.training
     assert served(rows_of(spec_of(modality), 3)).shape == (3, len(CLASSES))

@@ -7,7 +7,8 @@ import pytest
 import sklearn.metrics as reference
 
 from pipeline import metrics
-from pipeline.metrics import METRICS, interval, resamples
+from pipeline.evaluate import Evaluate, judge
+from pipeline.metrics import METRICS, Resamples, interval, resamples
 
 CLASSES = 5
 
@@ -150,3 +151,26 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(name: str, trut
 def test_the_interval_takes_the_middle() -> None:
     values = np.append(np.arange(1001.0), np.nan)
     np.testing.assert_allclose(interval(values, 0.9), (50, 950))
+
+
+def test_draws_come_in_pieces_that_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (1, 4):
+        whole = resamples(50, 30, 3, block)
+        monkeypatch.setattr(metrics, "CELLS", 30 * 7)
+        pieces = Resamples(50, 30, 3, block)
+        assert [len(piece) for piece in pieces] == [7] * 7 + [1]
+        np.testing.assert_array_equal(np.concatenate(list(pieces)), whole)
+        monkeypatch.undo()
+
+
+def test_an_interval_of_many_samples_takes_bounded_memory() -> None:
+    """All at once, 160 MB of weights alone."""
+    import tracemalloc
+
+    labels = np.arange(20_000) % 2
+    said = np.stack([1 - labels, labels], 1).astype(np.float32)
+    tracemalloc.start()
+    judge({"accuracy": metrics.accuracy}, labels, said, Evaluate(resamples=2000), 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * 4 * metrics.CELLS

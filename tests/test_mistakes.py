@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from pipeline import regression
+from pipeline import plots, regression
 from pipeline.core.dataset import Dataset
-from pipeline.mistakes import SHOWN, mistakes
+from pipeline.mistakes import SHOWN, mistakes, of_alarms, of_values
 from pipeline.pictures import samples
-from tests.conftest import digits, write_dataset
+from tests.conftest import ROOT, digits, write_dataset
 from tests.modalities import series_rows, series_spec, table_rows, table_spec, write
 
 COUNT = 40
@@ -79,3 +80,32 @@ def test_a_regressions_residuals_are_written_and_drawn(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(row["true"]) for row in rows], targets.T.ravel(), rtol=1e-6)
     np.testing.assert_allclose([float(row["residual"]) for row in rows], 0.5, rtol=1e-5)
     assert inked(tmp_path / "residuals.png") > 1000
+
+
+def test_the_worst_of_a_regression_and_of_anomalies_are_named(dataset: Dataset) -> None:
+    spec = dataset.spec.model_copy(update={"targets": ("price", "size")})
+    targets = np.stack([np.arange(COUNT), np.arange(COUNT)], 1).astype(np.float32)
+    outputs = targets.copy()
+    outputs[7, 1] += 9
+    rows, said, was, _ = of_values(spec, targets, outputs)
+    assert (rows[0], said[0], was[0]) == (7, "said 16", "size was 7")
+    spec, labels = spec.model_copy(update={"classes": ("normal", "anomaly")}), np.array([0, 1, 0, 1])
+    rows, said, was, title = of_alarms(spec, labels, np.array([[0.5], [2], [3], [0.9]]))
+    assert (rows.tolist(), said[0], was) == ([2, 3], "score 3.00", ["was normal", "was anomaly"])
+    assert title.startswith("2 wrong or missing alarms in 4")
+
+
+def test_every_table_that_dvc_plots_is_there_for_any_task(tmp_path: Path) -> None:
+    """DVC says of a plot whose file is missing that it cannot load it, and nothing of one without rows."""
+    regression.draw(
+        table_spec((), ("price",)), np.zeros((9, 1), np.float32), np.ones((9, 1), np.float32), tmp_path
+    )
+    written = (tmp_path / "residuals.csv").read_text()
+    plots.complete(tmp_path)
+    assert (tmp_path / "residuals.csv").read_text() == written
+    for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]:
+        for plot in entry.values() if isinstance(entry, dict) else []:
+            for file, column in plot["y"].items():
+                if file.startswith("data/evaluate/plots/"):
+                    header = (tmp_path / Path(file).name).read_text().splitlines()[0].split(",")
+                    assert {plot["x"], column} <= set(header)

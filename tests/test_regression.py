@@ -94,10 +94,10 @@ def test_better_is_positive_in_every_metric(metric: str) -> None:
     targets, good = drawn(400, 0, noise=0.3)
     bad = drawn(400, 0, noise=0.6)[1]
     weights = resamples(500, 400, 0)
-    found = difference(BY_TASK["regression"], metric, weights, targets, good, bad, 0.95)
+    found = difference(BY_TASK["regression"], metric, [weights], targets, good, bad, 0.95)
     assert 0 < found.low < found.value < found.high
     assert decide(found, 0.0, "the other", metric)[0] == "promoted"
-    other = difference(BY_TASK["regression"], metric, weights, targets, bad, good, 0.95)
+    other = difference(BY_TASK["regression"], metric, [weights], targets, bad, good, 0.95)
     assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
     assert decide(other, 0.005, "the other", metric)[0] == "rejected"
 
