@@ -11,21 +11,22 @@ from pipeline.metrics import BY_TASK
 from pipeline.pages import Picture, render
 from serving.inputs.spec import read_json, read_spec
 
+PLOTS = DATA / "evaluate" / "plots"
 PICTURES = {
-    "Confusion matrix": DATA / "evaluate" / "plots" / "confusion.png",
+    "Confusion matrix": PLOTS / "confusion.png",
     "The worst answers (of a generator: what is most like a training image, beside it)": DATA
     / "evaluate"
     / "plots"
     / "mistakes.png",
-    "Attention": DATA / "evaluate" / "plots" / "attention.png",
-    "Learning curves": DATA / "evaluate" / "plots" / "learning.png",
-    "Scores": DATA / "evaluate" / "plots" / "scores.png",
-    "Generated images, a row a class": DATA / "evaluate" / "plots" / "generated.png",
-    "Forecasts": DATA / "evaluate" / "plots" / "forecasts.png",
-    "Residuals": DATA / "evaluate" / "plots" / "residuals.png",
-    "Reliability": DATA / "evaluate" / "plots" / "reliability.png",
-    "ROC": DATA / "evaluate" / "plots" / "roc.png",
-    "Precision and recall": DATA / "evaluate" / "plots" / "pr.png",
+    "Attention": PLOTS / "attention.png",
+    "Learning curves": PLOTS / "learning.png",
+    "Scores": PLOTS / "scores.png",
+    "Generated images, a row a class": PLOTS / "generated.png",
+    "Forecasts": PLOTS / "forecasts.png",
+    "Residuals": PLOTS / "residuals.png",
+    "Reliability": PLOTS / "reliability.png",
+    "ROC": PLOTS / "roc.png",
+    "Precision and recall": PLOTS / "pr.png",
     "Augmented training samples": DATA / "augment" / "samples.png",
 }
 
