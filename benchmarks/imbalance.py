@@ -72,8 +72,9 @@ def compare(folder: Path, seed: int) -> dict[str, float]:
         job = Job(
             Model(width=8), given, spec, fitted, place, folder / "test", seed, compute
         )  # last epoch: no choice
+        served = fit(job, [])
         with torch.inference_mode():
-            outputs = fit(job, [])(torch.from_numpy(images[test])).numpy()
+            outputs = served(torch.from_numpy(images[test])).numpy()
         ones = np.ones((1, len(test)))
         found[name] = float(metrics.average_precision_of(ones, labels[test] == 1, outputs[:, 1])[0])
     return found
