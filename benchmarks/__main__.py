@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, memory, quality, road, training
+from benchmarks import data, imbalance, memory, quality, road, training
 
 ALL = {
     "training": training.run,
@@ -18,6 +18,7 @@ ALL = {
     "road": road.run,
     "quality": quality.run,
     "data": data.run,
+    "imbalance": imbalance.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
