@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, road, training
+from benchmarks import data, imbalance, memory, quality, rareimages, road, training
 
 ALL = {
     "training": training.run,
@@ -19,6 +19,7 @@ ALL = {
     "quality": quality.run,
     "data": data.run,
     "imbalance": imbalance.run,
+    "rareimages": rareimages.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
