@@ -18,7 +18,7 @@ from torch import nn
 from models import efficientnet, minilm
 from models.layers import activation, normalisation
 from models.params import Model
-from models.weights import Weights, find
+from models.weights import Weights
 from serving.inputs.spec import DataSpec, Transform
 
 
@@ -65,14 +65,14 @@ class Transfer(nn.Module):
         found: list[nn.Module] = self.trunk.blocks()  # type: ignore[operator]
         return found
 
-    def pretrain(self) -> None:
-        """Put the pre-trained weights into the trunk.
+    @property
+    def weights(self) -> Weights:
+        """What the trunk begins with."""
+        return TRUNKS[self.modality].weights
 
-        Raises:
-            ValueError: they are not there, or are not those that are known.
-        """
-        trunk = TRUNKS[self.modality]
-        self.trunk.load_state_dict(trunk.state(find(trunk.weights)))
+    def pretrain(self, path: Path) -> None:
+        """Put the pre-trained weights of a file, whose content was checked, into the trunk."""
+        self.trunk.load_state_dict(TRUNKS[self.modality].state(path))
 
     def open(self, count: int) -> None:
         """Let the last `count` blocks learn, and freeze those before.

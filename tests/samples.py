@@ -14,6 +14,7 @@ from models.minilm import Front, MiniLM, Size
 from models.params import Model
 from models.served import Served
 from models.transfer import TRUNKS, Transfer, Trunk
+from pipeline.fitting.pretrained import weights_file
 from serving.inputs.spec import (
     Column,
     DataSpec,
@@ -152,7 +153,7 @@ def small_text_trunk() -> Trunk:
 def learners(served: Served) -> list[torch.nn.Parameter]:
     """What a training begins to change; a pre-trained trunk gets its weights, and is frozen."""
     if isinstance(served.net, Transfer):
-        served.net.pretrain()
+        served.net.pretrain(weights_file(served.net.weights))
         served.net.open(0)
     return [weight for weight in served.parameters() if weight.requires_grad]
 

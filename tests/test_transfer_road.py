@@ -10,7 +10,7 @@ import pytest
 from models.efficientnet import WEIGHTS, state
 from models.served import load
 from models.transfer import Transfer
-from models.weights import find
+from pipeline.fitting.pretrained import weights_file
 from tests.road import SHRUNK, Road
 
 pytestmark = pytest.mark.slow
@@ -53,4 +53,4 @@ def test_the_whole_network_is_shipped_with_the_weights_that_came(photos: Road) -
     served = load(photos.folder / "data/export/bundle")
     assert isinstance(served.net, Transfer)
     trunk = served.net.trunk.state_dict()
-    assert all(tensor.equal(trunk[name]) for name, tensor in state(find(WEIGHTS)).items())
+    assert all(tensor.equal(trunk[name]) for name, tensor in state(weights_file(WEIGHTS)).items())

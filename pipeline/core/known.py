@@ -19,13 +19,14 @@ def known_file(package: str, file: str, sha256: str, asked: str, install: str) -
     if found is None or not found.submodule_search_locations:
         raise UserError(f"{asked} needs the package '{package}', which is not installed; run: {install}")
     path = Path(next(iter(found.submodule_search_locations))) / file
-    again = f"run: {install} --force-reinstall"
+    again = f"run: {install} --force-reinstall --no-deps"
     if not path.is_file():
         raise UserError(f"{asked} needs {path}, which is missing; {again}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file_:
+        digest = hashlib.file_digest(file_, "sha256").hexdigest()
     if digest != sha256:
         raise UserError(
-            f"{path} is not the file that {asked} is known to need, and was not used: "
+            f"{path} is not the file that {asked} is known to need, and was not opened: "
             f"expected SHA-256 {sha256}, found {digest}; {again}"
         )
     return path

@@ -34,6 +34,7 @@ from pipeline.fitting.batches import Batches, Sampling
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.features import features, fixed
+from pipeline.fitting.pretrained import weights_file
 from pipeline.generation import Judge
 from serving.inputs.spec import DataSpec, Task, Transform
 
@@ -167,7 +168,7 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
         served = Served(job.model, job.spec, job.transform)
         if isinstance(served.net, Transfer):
             served.net.open(job.train.unfreeze)  # refuses more than there are
-            served.net.pretrain()
+            served.net.pretrain(weights_file(served.net.weights))
         mix = build_mixer(job.train, job.spec)
     except ValueError as error:
         raise UserError(str(error)) from None
