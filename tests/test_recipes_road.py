@@ -14,7 +14,8 @@ from tests.recipes import walk
 
 pytestmark = pytest.mark.slow
 ELSEWHERE = {"mnist": "road", "loanapp": "table_road", "vowels": "series_road", "forecast": "forecast_road",
-             "reviews": "text_road"}  # fmt: skip
+             "reviews": "text_road", "reviews-transfer": "minilm_road", "images-transfer": "transfer_road",
+             "gan": "gan_road"}  # fmt: skip
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "anomaly": {"train": {"max_epochs": 8}},
     "diamonds": {"prepare": {"val": 0.4, "test": 0.4}, "model": {"width": 32}},
