@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+NEEDED = ("numpy", "onnxruntime", "pandas", "pillow", "pydantic", "tokenizers")  # by `serving/`, to answer
+
+
 class Tracking(Section):
     """The `tracking` section; it changes no result and invalidates no stage."""
 
@@ -224,7 +227,7 @@ def log_model(run: Run, bundle: Path) -> str:
     import serving
 
     code = Path(serving.__file__).parent
-    needs = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas", "pillow", "pydantic")]
+    needs = [f"{name}=={version(name)}" for name in NEEDED]
     with mlflow.start_run(run_id=run.id):
         logged = mlflow.pyfunc.log_model(
             name="model",
