@@ -18,7 +18,8 @@ from pipeline.fitting.lineage import data_digest
 from pipeline.fitting.pretrained import weights_file
 from pipeline.prepare import write_splits
 from pipeline.sources import open_source
-from pipeline.transforms import PRETRAINED, PretrainedTokens, fit
+from pipeline.transforms import fit
+from pipeline.transforms.tokens import PRETRAINED, PretrainedTokens
 from serving.inputs.decode import decoder
 from serving.inputs.spec import DataSpec, Transform, read_json
 from serving.inputs.text import TOKENIZER

@@ -14,7 +14,8 @@ from pipeline.core.params import UserError
 from pipeline.export import export_graphs
 from pipeline.fitting.rows import OnSeries
 from pipeline.prepare import check_scaling, write_splits
-from pipeline.transforms import FITS, levels
+from pipeline.transforms import FITS
+from pipeline.transforms.series import levels
 from serving.inputs.ragged import Ragged
 from serving.inputs.spec import DataSpec, Transform
 from serving.predictor import BACKENDS, Predictor
