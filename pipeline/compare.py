@@ -43,9 +43,10 @@ def difference(
     sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
     function = known[metric]
     ones = np.ones((1, len(labels)))
-    value = sign * (function(ones, labels, mine) - function(ones, labels, other))[0]
+    value = float(sign * (function(ones, labels, mine) - function(ones, labels, other))[0])
+    about = value if metric in metrics.BIASED else None
     spread = [function(weights, labels, mine) - function(weights, labels, other) for weights in resamples]
-    return Difference(float(value), *metrics.interval(sign * np.concatenate(spread), confidence))
+    return Difference(value, *metrics.interval(sign * np.concatenate(spread), confidence, about))
 
 
 def baseline(task: Task, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -49,8 +49,10 @@ def judge(
     ones = np.ones((1, len(targets)))
     report: dict[str, Any] = {}
     for name, metric in known.items():
-        low, high = metrics.interval(np.concatenate(spread[name]), settings.confidence)
-        report[name] = {"value": float(metric(ones, targets, outputs)[0]), "low": low, "high": high}
+        value = float(metric(ones, targets, outputs)[0])
+        about = value if name in metrics.BIASED else None
+        low, high = metrics.interval(np.concatenate(spread[name]), settings.confidence, about)
+        report[name] = {"value": value, "low": low, "high": high}
     return report
 
 

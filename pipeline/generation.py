@@ -52,7 +52,7 @@ class Judge:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, W) from 0 to 255 to features (N, F)."""
-        found: np.ndarray = self._pca.transform(shrunk(images)) / getattr(self, "_scale", 1.0)
+        found: np.ndarray = self._pca.transform(shrunk(images)) / self._scale
         return found.astype(np.float32)
 
     def nearest(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,18 +155,8 @@ def frechet(weights: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.nda
 
     After Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), and, for the classes, which stand as the
     mean features of each, DeVries et al., "On the Evaluation of Conditional GANs" (2019). The scale is that of the
-    training images' variance. Samples make the distance too large, and resamples of them once more: the second is taken
-    out, so that an interval lies about the value.
+    training images' variance. Samples make the distance too large, and resamples of them once more.
     """
-    ones = np.ones((1, len(seen)))
-    value = _distances(ones, seen)
-    if len(weights) == 1:
-        return _distances(weights, seen)
-    found = _distances(weights, seen)
-    return found - found.mean() + value
-
-
-def _distances(weights: np.ndarray, seen: np.ndarray) -> np.ndarray:
     halves = np.split(seen[:, FLAGS:].astype(np.float64), 2, axis=1)
     (mean, spread), (other, width) = (_moments(weights, half) for half in halves)
     values, vectors = np.linalg.eigh(spread)

@@ -171,6 +171,8 @@ LOWER_IS_BETTER = {
     "log_loss", "calibration_error", "rmse", "mse", "mae", "mase", "false_alarms", "frechet", "copied",
 }  # fmt: skip
 
+BIASED = {"frechet"}  # the distance of two samples is too large, and that of their resamples once more
+
 
 def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
     """The metrics of a task; forecasts are held against the naive one's error in training."""
@@ -180,8 +182,10 @@ def measures(spec: DataSpec, transform: Transform) -> dict[str, Metric]:
     return known
 
 
-def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The percentile interval of bootstrap values (B,)."""
+def interval(values: np.ndarray, confidence: float, about: float | None = None) -> tuple[float, float]:
+    """The percentile interval of bootstrap values (B,), moved so that their mean is `about` where that is given."""
+    if about is not None:
+        values = values - values.mean() + about
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -18,9 +18,10 @@ from pipeline.fitting.space import Plain, Space, override
 FAMILY, WIDTH, HEADS = "model.family", "model.width", "model.heads"
 OWN = {  # parameters that some families alone read
     "model.kernel": ("cnn",),
+    "model.stride": ("cnn",),
     "model.heads": ("transformer",),
     "model.bidirectional": ("rnn", "lstm", "gru"),
-    "model.latent": ("autoencoder",),
+    "model.latent": ("autoencoder", "gan"),
     "model.variational": ("autoencoder",),
 }
 
