@@ -193,7 +193,10 @@ def references(train: Dataset, test: Dataset, folder: Path, rocket: bool) -> Ite
     """Names of the references and their outputs of the test."""
     spec = test.spec
     if spec.task == "generation":
-        yield "the mean image of a class", generation.seen(test, train, generation.means(test, train))
+        yield (
+            "the mean image of a class",
+            generation.seen(test, train.folder, generation.means(test, train.folder)),
+        )
         return
     if spec.series is not None and spec.series.horizon:
         yield "the naive forecast", forecasting.naive(test)

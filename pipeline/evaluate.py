@@ -120,7 +120,7 @@ def run() -> None:
     spec = Dataset(TEST).spec
     mlrun = tracking.attach(read_json(MODEL / "run.json")["run_id"])
     targets, outputs = predict(MODEL, TEST)
-    seen = generation.seen(Dataset(TEST), Dataset(TRAIN), outputs)
+    seen = generation.seen(Dataset(TEST), TRAIN, outputs)
     transform = Transform.model_validate_json((MODEL / "transform.json").read_text())
     report = judge(metrics.measures(spec, transform), targets, seen, settings, seed, metrics.block_of(spec))
     classes = by_class(targets, outputs, spec.classes) if spec.task == "classification" else {}

@@ -110,17 +110,20 @@ def requests_in(test: Dataset, model: Path) -> Iterator[Rows]:
         yield np.stack([canonical(int(labels[at]), at % SEEDS, latent) for at in places])
 
 
-def seen(test: Dataset, train: Dataset, outputs: np.ndarray) -> np.ndarray:
-    """What metrics weigh: of generated images (N, 2 + C * H * W) what a judge sees, else the outputs themselves."""
+def seen(test: Dataset, train: Path, outputs: np.ndarray) -> np.ndarray:
+    """What metrics weigh: the outputs themselves, or of generated images (N, 2 + C * H * W) what a judge sees.
+
+    The judge knows the training set in the folder `train`.
+    """
     if test.spec.task != "generation":
         return outputs
     images = outputs[:, HEAD:].reshape(-1, *test.spec.input_shape)
-    return Judge(train).see(test.targets, np.array(test.inputs), images)
+    return Judge(Dataset(train)).see(test.targets, np.array(test.inputs), images)
 
 
-def means(test: Dataset, train: Dataset) -> np.ndarray:
+def means(test: Dataset, train: Path) -> np.ndarray:
     """Outputs (N, 2 + C * H * W) of a trivial generator: the mean training image of each sample's class."""
-    pictures = Judge(train).pictures.reshape(len(train.spec.classes), -1)[test.targets]
+    pictures = Judge(Dataset(train)).pictures.reshape(len(test.spec.classes), -1)[test.targets]
     return np.hstack([test.targets[:, None], np.arange(len(test))[:, None] % SEEDS, pictures]).astype(
         np.float32
     )

@@ -97,7 +97,7 @@ def against_champion(
                 None,
             )
         parts = [predictor.outputs(rows) for rows in generation.requests_in(Dataset(TEST), bundle)]
-    other = generation.seen(Dataset(TEST), Dataset(TRAIN), np.concatenate(parts))
+    other = generation.seen(Dataset(TEST), TRAIN, np.concatenate(parts))
     found = difference(known, settings.metric, weights, labels, mine, other, settings.confidence)
     return *decide(found, settings.margin, f"version {champion.number}", settings.metric), found
 
@@ -117,11 +117,11 @@ def judge(
     known = metrics.measures(test.spec, transform)
     labels = test.targets
     outputs = np.load(EVALUATE / "outputs.npy", allow_pickle=False)
-    mine = generation.seen(test, Dataset(TRAIN), outputs)
+    mine = generation.seen(test, TRAIN, outputs)
     weights = metrics.Resamples(settings.resamples, len(labels), seed, metrics.block_of(test.spec))
     forecast = test.spec.series is not None and test.spec.series.horizon > 0
     if test.spec.task == "generation":
-        trivial = generation.seen(test, Dataset(TRAIN), generation.means(test, Dataset(TRAIN)))
+        trivial = generation.seen(test, TRAIN, generation.means(test, TRAIN))
     else:
         trivial = naive(test) if forecast else baseline(test.spec.task, labels, mine.shape[1])
     floor = difference(known, settings.metric, weights, labels, mine, trivial, settings.confidence)

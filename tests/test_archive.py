@@ -27,7 +27,18 @@ def test_the_archive_depends_on_the_bundle_alone(bundle: Path, tmp_path: Path) -
 
 
 def test_the_archive_holds_what_the_server_needs_and_no_more(archive: Path) -> None:
-    inputs = ("__init__", "body", "decode", "image", "ragged", "series", "spec", "table", "text")
+    inputs = (
+        "__init__",
+        "body",
+        "decode",
+        "generation",
+        "image",
+        "ragged",
+        "series",
+        "spec",
+        "table",
+        "text",
+    )
     code = {"serving/__init__.py", "serving/predictor.py", *(f"serving/inputs/{name}.py" for name in inputs)}
     model = {"bundle/bundle.json", "bundle/model.onnx", "bundle/spec.json"}
     found = set(zipfile.ZipFile(archive).namelist()) - {"bundle/model.onnx.data"}

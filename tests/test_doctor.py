@@ -193,7 +193,7 @@ def test_the_report_is_json_with_nothing_that_json_cannot_say() -> None:
     assert plain["looks"][0]["gradients"] == {"0": 1.0, "1": 1.0}
     assert str(Diagnosis("a", "b", "c")) == "a: b; c"
     assert set(diagnoses.EXPLAINS) <= {"learning rate too high", "learning rate too low", "dead units",
-                                       "vanishing gradients", "exploding gradients"}  # fmt: skip
+                                       "vanishing gradients", "exploding gradients", "unstable GAN"}  # fmt: skip
 
 
 # --- the callback

@@ -153,7 +153,7 @@ def test_a_class_mean_is_no_generator(tmp_path: Path) -> None:
     write_dataset(folder, *halves(100, 1), ("a", "b"))
     write_json(folder / "spec.json", spec_for())
     test = Dataset(folder)
-    trivial = seen(test, train, generation.means(test, train))
+    trivial = seen(test, train.folder, generation.means(test, train.folder))
     ones = np.ones((1, 100))
     real = Judge(train).see(test.targets, np.array(test.inputs), halves(100, 2)[0])
     for metric, sign in ((generation.frechet, -1), (generation.coverage, 1)):

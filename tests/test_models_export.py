@@ -71,7 +71,8 @@ def test_exported_it_gives_equal_answers_and_holds_no_pickle(
             found = predictor.outputs(inputs.numpy())
             assert found.shape == (count, len(CLASSES))
             assert found.dtype == np.float32
-            np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=f"{name} {count} {steps}")
+            near = 1e-5 if family == "transfer" else 2e-6  # which is the deepest by far
+            np.testing.assert_allclose(found, expected, atol=near, err_msg=f"{name} {count} {steps}")
     check_chunks(predictors["onnx"], rows_of(spec, 17, 9).numpy())
     files = {path.name for path in tmp_path.iterdir()} - {"tokenizer.json"}
     shipped = {"model.onnx", "model.pt2", "weights.safetensors", "model.json", "spec.json", "transform.json"}

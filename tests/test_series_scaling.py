@@ -13,8 +13,8 @@ from models.served import Served, load, save
 from pipeline.core.params import UserError
 from pipeline.export import export_graphs
 from pipeline.fitting.rows import OnSeries
-from pipeline.prepare import check_scaling, write_splits
-from pipeline.transforms import FITS
+from pipeline.prepare import write_splits
+from pipeline.transforms import Scaling, check, fit
 from pipeline.transforms.series import levels
 from serving.inputs.ragged import Ragged
 from serving.inputs.spec import DataSpec, Transform
@@ -37,9 +37,9 @@ def rows_of(count: int = 60) -> Ragged:
     return Ragged(values.astype(np.float32), rows.offsets)
 
 
-def fitted(rows: Ragged, folder: Path, scaling: str = "sample") -> Transform:
+def fitted(rows: Ragged, folder: Path, scaling: Scaling = "sample") -> Transform:
     dataset = write(folder, SPEC, rows, np.arange(len(rows)) % 3)
-    return FITS["series"](dataset, np.ones(len(rows), bool), folder, scaling).transform
+    return fit(dataset, np.ones(len(rows), bool), folder, scaling=scaling).transform
 
 
 def front(rows: Ragged, transform: Transform) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_what_is_fitted_sees_training_alone(tmp_path: Path) -> None:
     other = Ragged(values, np.concatenate([rows.offsets, rows.offsets[1:] + rows.offsets[-1]]))
     dataset = write(tmp_path / "both", SPEC, other, np.arange(len(other)) % 3)
     train = np.arange(len(other)) < len(rows)
-    found = FITS["series"](dataset, train, tmp_path, "sample").transform
+    found = fit(dataset, train, tmp_path, scaling="sample").transform
     assert found == fitted(rows, tmp_path / "one")
 
 
@@ -177,9 +177,9 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
     }
     for said, spec in cases.items():
         with pytest.raises(UserError, match=f"prepare.scaling: .*{said}"):
-            check_scaling(spec, "sample")
-        check_scaling(spec, "split")
+            check(spec, "trained", "sample")
+        check(spec, "trained", "split")
     dataset = write(tmp_path / "set", SPEC, rows_of(), np.arange(60) % 3)
-    write_splits(dataset, np.arange(60) % 3, tmp_path / "splits", "sample")
+    write_splits(dataset, np.arange(60) % 3, tmp_path / "splits", scaling="sample")
     made = Transform.model_validate_json((tmp_path / "splits/transform/transform.json").read_text())
     assert len(made.level_mean) == 4
