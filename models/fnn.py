@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import activation, normalisation
+from models.layers import hidden
 from models.params import Model
 from models.sequences import max_of, mean_of
 from serving.inputs.spec import DataSpec, TableInput, Transform
@@ -78,12 +78,5 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
         layers, size = [Bag(transform.tokens, params.width), nn.Dropout(params.dropout)], 2 * params.width
     else:
         layers, size = [nn.Flatten()], math.prod(spec.input_shape)
-    for _ in range(params.depth):
-        layers += [
-            nn.Linear(size, params.width, bias=params.normalisation == "none"),
-            normalisation(params.normalisation, params.width),
-            activation(params.activation),
-            nn.Dropout(params.dropout),
-        ]
-        size = params.width
-    return nn.Sequential(*layers, nn.Linear(size, len(spec.outputs)))
+    deep, size = hidden(size, params)
+    return nn.Sequential(*layers, *deep, nn.Linear(size, len(spec.outputs)))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from models.params import Model
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -34,3 +36,17 @@ def activation(name: str) -> nn.Module:
 def normalisation(name: str, features: int) -> nn.Module:
     """A new normalisation of features (N, `features`) by its name in `NORMALISATIONS`."""
     return NORMALISATIONS[name](features)
+
+
+def hidden(size: int, params: Model) -> tuple[list[nn.Module], int]:
+    """`depth` fully connected layers of `width` units over features (N, `size`), and how many features they give."""
+    layers: list[nn.Module] = []
+    for _ in range(params.depth):
+        layers += [
+            nn.Linear(size, params.width, bias=params.normalisation == "none"),
+            normalisation(params.normalisation, params.width),
+            activation(params.activation),
+            nn.Dropout(params.dropout),
+        ]
+        size = params.width
+    return layers, size

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from models import efficientnet, minilm
-from models.layers import activation, normalisation
+from models.layers import hidden
 from models.params import Model
 from models.weights import Weights
 from serving.inputs.spec import DataSpec, Transform
@@ -48,17 +48,8 @@ class Transfer(nn.Module):
         super().__init__()
         self.modality = spec.modality
         self.trunk = TRUNKS[spec.modality].build(spec)
-        size = int(self.trunk.features)  # type: ignore[arg-type]
-        layers: list[nn.Module] = [nn.Dropout(params.dropout)]
-        for _ in range(params.depth):
-            layers += [
-                nn.Linear(size, params.width, bias=params.normalisation == "none"),
-                normalisation(params.normalisation, params.width),
-                activation(params.activation),
-                nn.Dropout(params.dropout),
-            ]
-            size = params.width
-        self.head = nn.Sequential(*layers, nn.Linear(size, len(spec.outputs)))
+        deep, size = hidden(int(self.trunk.features), params)  # type: ignore[arg-type]
+        self.head = nn.Sequential(nn.Dropout(params.dropout), *deep, nn.Linear(size, len(spec.outputs)))
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of the trunk, first to last."""
