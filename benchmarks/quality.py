@@ -268,13 +268,15 @@ def run() -> dict[str, float | str]:
             shutil.copy(ROOT / "recipes" / f"{name}.yaml", folder / "params.yaml")
             seconds, _ = command(folder, "dvc", "repro")
             receipt = read_json(folder / "data" / "promote" / "receipt.json")
-            results |= {
-                f"{name}: family": read_json(folder / "data" / "train" / "model.json")["family"],
-                f"{name}: seconds": seconds,
-                f"{name}: verdict": receipt["verdict"],
-                f"{name}: largest difference of a live answer": max(
+            found: dict[str, float | str] = {
+                "family": read_json(folder / "data" / "train" / "model.json")["family"],
+                "seconds": seconds,
+                "verdict": receipt["verdict"],
+                "largest difference of a live answer": max(
                     entry["max_difference"] for entry in receipt["certified"]["comparisons"]
                 ),
+                **compare(folder, has_rocket()),
             }
-            results |= {f"{name}: {key}": value for key, value in compare(folder, has_rocket()).items()}
+        print(f"{name}: {found}", flush=True)  # a recipe takes minutes: what is known is told at once
+        results |= {f"{name}: {key}": value for key, value in found.items()}
     return results
