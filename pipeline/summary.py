@@ -50,7 +50,9 @@ def show() -> None:
         "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),
         "data": Path(DATA / "validate" / "index.html").resolve().as_uri(),
         "MLflow": f"{ui_hint()}, run {receipt['run_id']}",
-        "endpoint": f"make serve  (POST http://{server.host}:{server.inference_port}/predictions/{name})",
+        "endpoint": f"make serve  (POST http://{server.host}:{server.inference_port}/predictions/{name})"
+        if receipt["champion_before"] or verdict == "promoted"
+        else "none yet: nothing is served before a first model is promoted",
         "compare": "dvc metrics diff, dvc exp show, dvc plots show",
     }
     for key, value in lines.items():

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.project import ROOT, Project
 
@@ -101,13 +103,19 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     return road
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: those of the session's road in one, which makes it once, others by file.
+class ByRoad(LoadScopeScheduling):
+    """Tests by file to a process each, those of the session's road to one, which makes it once; a recipe to any.
 
-    A recipe that is walked can be walked anywhere.
+    Xdist's own groups are lost on pytest 9.2, as it appends them to a name that pytest no longer reads.
     """
-    for item in items:
-        wanted: list[str] = getattr(item, "fixturenames", [])
-        group = "road" if "road" in wanted else item.name if "walked" in wanted else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if "road: Road" in (ROOT / file).read_text():
+            return "road"
+        return nodeid if file.endswith("test_recipes_road.py") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRoad:
+    """How tests are shared out where they run in several processes."""
+    return ByRoad(config, log)

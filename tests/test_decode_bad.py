@@ -186,3 +186,10 @@ def test_random_damage_gives_bad_input_or_a_picture() -> None:
                 assert found.shape == (1, 12, 16)
                 assert found.dtype == np.uint8
     assert 0.2 < refused / (400 * len(bodies)) < 0.99, "some damage must be seen, and some must pass"
+
+
+@pytest.mark.parametrize("body", [{"é" * 2_000_000: 1}, {str(at): at for at in range(20_000)}])
+def test_a_long_body_gets_a_short_reason(body: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match="expected a JSON object with one key") as told:
+        decode_json(json.dumps(body, ensure_ascii=False).encode(), GREY)
+    assert len(json.dumps(str(told.value))) < 10_000, "TorchServe ends a worker whose answer is too large"

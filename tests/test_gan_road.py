@@ -55,6 +55,6 @@ def test_golden_requests_are_answered_without_a_server(gan: Project) -> None:
 def test_pictures_and_the_card_are_there(gan: Project) -> None:
     page = (gan.folder / "data/promote/report.html").read_text()
     assert "Generated images, a row a class" in page
-    assert "most like a training image" in page
+    assert "Most like a training image" in page
     card = (gan.folder / "data/export/bundle/README.md").read_text()
     assert "takes a class and a seed and makes an image of one of 10 classes" in card

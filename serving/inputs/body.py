@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+LONGEST = 1000  # characters of a message
+
 
 class BadInput(ValueError):
-    """Raw input that cannot be decoded; its message says what is wrong, what was expected and where."""
+    """Raw input that cannot be decoded; its message says what is wrong, what was expected and where.
+
+    A message is cut where it repeats what is long: an answer larger than TorchServe's limit ends its worker.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST else message[:LONGEST] + " ...")
 
 
 def is_json(body: bytes | dict[str, Any]) -> bool:

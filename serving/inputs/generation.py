@@ -53,7 +53,7 @@ def decode(body: bytes | dict[str, Any], spec: DataSpec, latent: int) -> np.ndar
     label, seed = content["label"], content.get("seed")
     if label not in spec.classes:
         known = ", ".join(spec.classes[:20]) + (", ..." if len(spec.classes) > 20 else "")
-        raise BadInput(f"'label' must be one of {known}; found {label!r}")
+        raise BadInput(f"'label' must be a string, one of {known}; found {label!r}")
     if seed is None:
         seed = secrets.randbelow(SEEDS)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < SEEDS:
