@@ -43,9 +43,9 @@ def test_a_request_is_a_class_and_a_seed(body: bytes | dict[str, Any], tmp_path:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b'{"label": "c"}', "'label' must be one of a, b; found 'c'"),
-        (b'{"label": 1}', "'label' must be one of a, b; found 1"),
-        (b'{"label": ["a"]}', "'label' must be one of"),
+        (b'{"label": "c"}', "'label' must be a string, one of a, b; found 'c'"),
+        (b'{"label": 1}', "'label' must be a string, one of a, b; found 1"),
+        (b'{"label": ["a"]}', "'label' must be a string, one of"),
         (b'{"label": "a", "seed": -1}', "'seed' must be a whole number from 0 to 16777215; found -1"),
         (b'{"label": "a", "seed": 16777216}', "found 16777216"),
         (b'{"label": "a", "seed": 1.5}', "found 1.5"),
