@@ -50,12 +50,6 @@ FAMILIES = {
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
-def missing(source: str) -> str:
-    """The package that a source needs and that is not installed; empty where all is there."""
-    package = NEEDS.get(source)
-    return package.name if package and package.absent else ""
-
-
 def folder_of(source: str) -> Path:
     """The folder of the package that a source reads, found without importing it.
 

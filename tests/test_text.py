@@ -10,7 +10,6 @@ import pytest
 from pipeline.bodies import text_body
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from pipeline.extras import missing
 from pipeline.ingest import Ingest, ingest
 from pipeline.prepare import write_splits
 from pipeline.sources import Data, Source, open_source
@@ -248,7 +247,6 @@ def test_what_is_no_text_is_refused(text: str, said: str) -> None:
         canonical(text, TextInput())
 
 
-@pytest.mark.skipif(bool(missing("reviews")), reason="the extra 'examples' is not installed")
 def test_packaged_reviews_are_whole() -> None:
     source = open_source(Data(source="reviews"))
     assert len(source) == 5000
