@@ -15,9 +15,13 @@ from typing import Any
 from serving.inputs.spec import read_json
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-INPUTS = ("__init__", "body", "decode", "generation", "image", "ragged", "series", "spec", "table", "text")
+CODE = Path(__file__).parent
 # What the handler imports, none of MLflow.
-PACKAGE = ("__init__.py", "predictor.py", *(f"inputs/{name}.py" for name in INPUTS))
+PACKAGE = (
+    "__init__.py",
+    "predictor.py",
+    *(f"{part}/{path.name}" for part in ("inputs", "worker") for path in sorted((CODE / part).glob("*.py"))),
+)
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
@@ -50,9 +54,8 @@ def build_archive(bundle: Path, archive: Path, name: str) -> None:
     if not version:
         raise ArchiveError(f"{bundle / 'bundle.json'} has no 'version'; run the export stage again")
     entries: dict[str, bytes | Path] = {MANIFEST: json.dumps(_manifest(name, version), indent=2).encode()}
-    code = Path(__file__).parent
-    entries["handler.py"] = (code / "handler.py").read_bytes()
-    entries |= {f"serving/{file}": (code / file).read_bytes() for file in PACKAGE}
+    entries["handler.py"] = (CODE / "handler.py").read_bytes()
+    entries |= {f"serving/{file}": (CODE / file).read_bytes() for file in PACKAGE}
     entries |= {f"bundle/{path.relative_to(bundle).as_posix()}": path for path in _served(bundle)}
     fresh = archive.with_name(f".{archive.name}.new")
     with zipfile.ZipFile(fresh, "w") as packed:

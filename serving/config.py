@@ -148,11 +148,15 @@ def command_line(folder: Path, scratch: Path, settings: ServerSettings, owned: b
     return [*tether, *command] if owned and sys.platform == "linux" else command
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """What Java and its workers get: a few names of ours, one thread a forward pass, and no telemetry."""
+def environment(folder: Path, scratch: Path) -> dict[str, str]:
+    """What Java and its workers get: a few names of ours, one thread a forward pass, and no telemetry.
+
+    A worker finds what belongs to its server in `folder`, the state folder.
+    """
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return kept | threads | {"TMPDIR": str(scratch), "ORT_DISABLE_TELEMETRY": "1"}
+    ours = {"FAIRLEAD_STATE": str(folder), "TMPDIR": str(scratch), "ORT_DISABLE_TELEMETRY": "1"}
+    return kept | threads | ours
 
 
 def write_config(

@@ -1,4 +1,4 @@
-"""TorchServe's entry point inside the archive: a shell over `serving.predictor`.
+"""TorchServe's entry point inside the archive: a shell over `serving.worker`.
 
 Two module-level functions' worth of code and no class: TorchServe calls `handle(None, context)` once to
 load and `handle(batch, context)` afterwards. The archive carries its own copy of the `serving` package,
@@ -10,24 +10,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.predictor import Predictor
+    from serving.worker.messages import Request
+    from serving.worker.worker import Worker
 
-_loaded: dict[str, Predictor] = {}
+_loaded: dict[str, Worker] = {}
+OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def _load(folder: str) -> Predictor:
+def _load(folder: str) -> Worker:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime reports to Microsoft, from 1.32 on
     sys.path.insert(0, folder)
     for name in [name for name in sys.modules if name == "serving" or name.startswith("serving.")]:
         del sys.modules[name]
-    from serving.predictor import Predictor
+    from serving.worker.worker import Worker
 
-    return Predictor(Path(folder) / "bundle", backend="onnx", threads=1)
+    state = os.environ.get("FAIRLEAD_STATE")
+    return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None)
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -50,19 +55,31 @@ def _body(item: dict[str, Any]) -> bytes | dict[str, Any]:
     return body if isinstance(body, dict) else json.dumps(body).encode()
 
 
+def _requests(batch: list[dict[str, Any]], context: Any) -> list[Request]:
+    """The batch as requests; one that brings a proper `X-Request-Id` keeps it."""
+    from serving.worker.messages import Request
+
+    found = []
+    for at, item in enumerate(batch):
+        given = context.get_all_request_header(at) or {}
+        headers = {str(name).lower(): str(value) for name, value in given.items()}
+        own = headers.get("x-request-id", "")
+        request_id = own if OWN_ID.fullmatch(own) else str(context.get_request_id(at))
+        found.append(Request(request_id, _body(item), headers))
+    return found
+
+
 def handle(batch: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
-    """Answer a batch in JSON; an item that cannot be decoded gets its own 400 with a reason."""
+    """Answer a batch; an item that cannot be decoded gets its own 400 with a reason."""
     if batch is None:
-        _loaded["predictor"] = _load(context.system_properties["model_dir"])
+        _loaded["worker"] = _load(context.system_properties["model_dir"])
         logging.getLogger().addFilter(_quiet)
         return None
-    ids = [str(context.get_request_id(at)) for at in range(len(batch))]
-    answers = []
-    for at, answer in enumerate(_loaded["predictor"].answer([_body(item) for item in batch], ids)):
-        context.set_response_content_type(at, "application/json")
-        if isinstance(answer, dict):
-            answers.append(answer)
-        else:
-            context.set_response_status(code=400, phrase="Bad Request", idx=at)
-            answers.append({"error": str(answer), "request_id": ids[at]})
-    return [json.dumps(answer).encode() for answer in answers]
+    replies = _loaded["worker"].answer(_requests(batch, context))
+    for at, reply in enumerate(replies):
+        context.set_response_content_type(at, reply.content_type)
+        for name, value in reply.headers.items():
+            context.set_response_header(at, name, value)
+        if reply.status != 200:
+            context.set_response_status(code=reply.status, phrase=HTTPStatus(reply.status).phrase, idx=at)
+    return [reply.body for reply in replies]

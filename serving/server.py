@@ -146,7 +146,7 @@ class TorchServe:
                 self._process = subprocess.Popen(
                     command_line(self.folder, scratch, self.settings, self.owned),
                     cwd=self.folder,  # where TorchServe writes its tokens
-                    env=environment(scratch),
+                    env=environment(self.folder, scratch),
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=console,

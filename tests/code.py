@@ -21,7 +21,7 @@ FIRST_PARTY = ("pipeline", "models", "serving")
 # A stage that needs more than half the files of such a folder depends on the folder.
 FOLDERS = (
     "models", "pipeline/checks", "pipeline/core", "pipeline/duplicates", "pipeline/facts", "pipeline/fitting",
-    "pipeline/sources", "pipeline/transforms", TEMPLATES, "serving/inputs",
+    "pipeline/sources", "pipeline/transforms", TEMPLATES, "serving/inputs", "serving/worker",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import ArchiveError, build_archive, read_manifest
+from serving.archive import PACKAGE, ArchiveError, build_archive, read_manifest
 from serving.inputs.spec import write_json
 
 
@@ -27,19 +27,10 @@ def test_the_archive_depends_on_the_bundle_alone(bundle: Path, tmp_path: Path) -
 
 
 def test_the_archive_holds_what_the_server_needs_and_no_more(archive: Path) -> None:
-    inputs = (
-        "__init__",
-        "body",
-        "decode",
-        "generation",
-        "image",
-        "ragged",
-        "series",
-        "spec",
-        "table",
-        "text",
-    )
-    code = {"serving/__init__.py", "serving/predictor.py", *(f"serving/inputs/{name}.py" for name in inputs)}
+    inputs = ("body", "decode", "generation", "image", "ragged", "series", "spec", "table", "text")
+    code = {"serving/__init__.py", "serving/predictor.py", "serving/inputs/__init__.py"}
+    code |= {f"serving/inputs/{name}.py" for name in inputs}
+    code |= {f"serving/{file}" for file in PACKAGE if file.startswith("worker/")}
     model = {"bundle/bundle.json", "bundle/model.onnx", "bundle/spec.json"}
     found = set(zipfile.ZipFile(archive).namelist()) - {"bundle/model.onnx.data"}
     assert found == {"MAR-INF/MANIFEST.json", "handler.py"} | code | model

@@ -1,0 +1,1 @@
+"""The commands of `fairlead`, a file for each thing that they are about; `pipeline.cli` puts them together."""

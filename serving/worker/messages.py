@@ -1,0 +1,49 @@
+"""A request and its reply as every server hands them over: no server's own types go further than its shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON = "application/json"
+Body = bytes | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Args:
+        id: names the request in its answer and in the log.
+        body: raw bytes, or the fields of a form.
+        headers: by lower-case name.
+        kind: what is asked for, a key of `worker.KINDS`.
+    """
+
+    id: str
+    body: Body
+    headers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "predict"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: HTTP status, body, and headers besides the content type."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def answered(content: Any, headers: Mapping[str, str] | None = None) -> Reply:
+    """A good answer in JSON."""
+    return Reply(200, json.dumps(content).encode(), headers=headers or {})
+
+
+def refused(status: int, reason: object, request: Request, headers: Mapping[str, str] | None = None) -> Reply:
+    """An answer that says why there is none."""
+    content = {"error": str(reason), "request_id": request.id}
+    return Reply(status, json.dumps(content).encode(), headers=headers or {})
