@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.predictor import Predictor
 from serving.worker.messages import Reply, Request, answered, refused
+from serving.worker.routing import Router
 
 Kind = Callable[[Predictor, Sequence[Request]], list[Reply]]
 
@@ -38,9 +39,14 @@ class Worker:
     ) -> None:
         self.state = state
         self.predictor = Predictor(bundle, backend, threads)
+        self.router = Router(state, self.predictor.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests, those of a kind answered together; a bad one spoils no other."""
+        """Replies in the order of the requests; in a canary, a share of them are the challenger's."""
+        return self.router.answer(requests, self.own)
+
+    def own(self, requests: Sequence[Request]) -> list[Reply]:
+        """This model's replies, those of a kind answered together; a bad one spoils no other."""
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(request.kind for request in requests):
             places = [at for at, request in enumerate(requests) if request.kind == kind]
