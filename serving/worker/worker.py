@@ -11,6 +11,7 @@ from serving.worker.limits import Bucket
 from serving.worker.messages import Reply, Request, answered, refused
 from serving.worker.observer import Observer
 from serving.worker.options import read_options
+from serving.worker.routing import Router
 
 Kind = Callable[[Predictor, Sequence[Request]], list[Reply]]
 
@@ -52,9 +53,14 @@ class Worker:
         self.observer = Observer(state, name) if state else None
         if self.observer:
             self.observer.loaded(self.predictor.version, self.predictor.spec, bundle)
+        self.router = Router(state, self.predictor.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests, those of a kind answered together; a bad one spoils no other."""
+        """Replies in the order of the requests; in a canary, a share of them are the challenger's."""
+        return self.router.answer(requests, self.own)
+
+    def own(self, requests: Sequence[Request]) -> list[Reply]:
+        """This model's replies, those of a kind answered together; a bad one spoils no other."""
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(request.kind for request in requests):
             places = [at for at, request in enumerate(requests) if request.kind == kind]
