@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.predictor import Predictor
+from serving.worker import v2
 from serving.worker.messages import Reply, Request, answered, refused
 
 Kind = Callable[[Predictor, Sequence[Request]], list[Reply]]
@@ -20,7 +21,7 @@ def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     ]
 
 
-KINDS: dict[str, Kind] = {"predict": predict}
+KINDS: dict[str, Kind] = {"predict": predict, "infer": v2.infer}
 
 
 class Worker:
