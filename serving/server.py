@@ -181,7 +181,7 @@ class TorchServe:
             address = f"{name}/{version}"
             try:
                 token, timeout = read_token(self.folder), self.settings.response_timeout + 5.0
-                with Client(endpoint.url, token, address, timeout) as client:
+                with Client(endpoint.url, token, address, timeout, retries=0) as client:
                     client.predict(body_of, kind)
             except RequestError as error:
                 raise ServerError(
