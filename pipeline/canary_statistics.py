@@ -53,8 +53,12 @@ class Criterion:
         return "harm" if self.low > self.harm else "fine" if self.high < self.margin else "unsure"
 
     def plain(self) -> dict[str, Any]:
-        """As a dict, for receipts."""
-        return {**asdict(self), "verdict": self.verdict}
+        """As a dict, for receipts; an end that is not known yet is None."""
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return {**known, "verdict": self.verdict}
 
 
 def decide(criteria: Sequence[Criterion], enough: bool) -> tuple[Decision, str]:
