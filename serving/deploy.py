@@ -182,7 +182,7 @@ class Rollout:
             ServerError: the server does not answer.
         """
         models = read_models(self.folder)
-        for name in self.management.names():
+        for name in self.management.names() if models.models else ():
             served = models.models.get(name)
             if served is None:
                 default = self.management.default(name)
