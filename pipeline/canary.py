@@ -26,8 +26,8 @@ from serving.deploy import Rollout
 from serving.inputs.spec import read_json, write_json
 from serving.process import running
 from serving.state import read_models
-from serving.worker.observed import FOLDER
 from serving.worker.route import ROUTES, Route
+from serving.worker.trial_log import FOLDER
 
 RECORD, STOP = "trial.json", "stop"
 KEPT = 10  # trials whose observations are kept

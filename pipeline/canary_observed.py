@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.canary_statistics import Criterion, means, pairs, quantiles, rates
 from pipeline.core.params import UserError
-from serving.worker.observed import FOLDER
+from serving.worker.trial_log import FOLDER
 
 LABELS = "labels.jsonl"
 OVERHEAD = (
