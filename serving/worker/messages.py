@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 JSON = "application/json"
+MOST_ROWS = 1024  # of one request
+MOST_BYTES = 6_000_000  # of one answer; TorchServe ends a worker that sends more than 6,553,500
 Body = bytes | dict[str, Any]
 
 
@@ -52,3 +54,11 @@ def refused(status: int, reason: object, request: Request, headers: Mapping[str,
     """An answer that says why there is none."""
     content = {"error": str(reason), "request_id": request.id}
     return Reply(status, json.dumps(content).encode(), headers=headers or {})
+
+
+def limited(reply: Reply, request: Request) -> Reply:
+    """A reply, or a 400 where it is too long to be sent."""
+    if len(reply.body) <= MOST_BYTES:
+        return reply
+    reason = f"the answer has {len(reply.body)} bytes, more than {MOST_BYTES}; ask for fewer rows at once"
+    return refused(400, reason, request)
