@@ -7,78 +7,27 @@ named them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.canary_observed import ARMS, Arm, Margins, Observations
-from pipeline.canary_statistics import Criterion, decide
+from pipeline.canary_observed import ARMS, Observations
+from pipeline.canary_record import RECORD, STOP, End, Look, Plan, withdraw, write_whole
+from pipeline.canary_statistics import decide
 from serving.config import ServerError
 from serving.deploy import Rollout
-from serving.inputs.spec import read_json, write_json
 from serving.process import running
 from serving.state import read_models
 from serving.worker.route import ROUTES, Route
 from serving.worker.trial_log import FOLDER
 
-RECORD, STOP = "trial.json", "stop"
 KEPT = 10  # trials whose observations are kept
-End = Literal["promoted", "rolled back", "inconclusive", "withdrawn"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a trial goes.
-
-    Args:
-        mode: 'canary' or 'shadow'.
-        share: of all requests, for the challenger or copied to it.
-        minutes: longest duration; without a decision by then, the champion stays.
-        min_requests: of each arm, before a promotion.
-        min_labels: of each arm, before a promotion.
-        timeout_ms: longest wait for the challenger.
-        margins: what is tolerated.
-        look: seconds between looks.
-        lease: seconds after which a route that nobody renews is none.
-    """
-
-    mode: Literal["canary", "shadow"] = "canary"
-    share: float = 0.1
-    minutes: float = 30.0
-    min_requests: int = 500
-    min_labels: int = 0
-    timeout_ms: int = 500
-    margins: Margins = field(default_factory=Margins)
-    look: float = 2.0
-    lease: float = 15.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one look at a trial sees."""
-
-    elapsed: float
-    requests: dict[Arm, dict[str, int]]
-    milliseconds: dict[Arm, tuple[float, float] | None]
-    faults: dict[str, int]
-    agreed: tuple[int, int]
-    labelled: dict[Arm, int]
-    dropped: int
-    criteria: list[Criterion]
-    decision: str
-    reason: str
-
-    def plain(self) -> dict[str, Any]:
-        """As a dict, for receipts."""
-        return {**asdict(self), "criteria": [each.plain() for each in self.criteria]}
 
 
 class Trial:
@@ -111,9 +60,16 @@ class Trial:
         self.folder = rollout.folder / FOLDER / self.salt
         self._observations = Observations(self.folder)
         self._began = time.time()
+        self._last: Look | None = None
 
-    def run(self, show: Callable[[Look], None]) -> tuple[End, Look]:
+    def run(
+        self, show: Callable[[Look], None], switched: Callable[[Look], None] = lambda _: None
+    ) -> tuple[End, Look]:
         """Try the challenger until the statistics decide, the time is over, or it is interrupted.
+
+        Args:
+            show: told each look.
+            switched: called once the challenger is the default, before the old champion is drained.
 
         Raises:
             ServerError: the challenger does not come up, or the server is gone.
@@ -124,18 +80,20 @@ class Trial:
         try:
             self._prepare()
             end = self._watch(show)
+            if end == "promoted":
+                self._promote(switched)
         except KeyboardInterrupt:
-            self.rollout.report("interrupted: the champion answers everybody again")
+            self.rollout.report("interrupted: nobody is routed any more")
         finally:
             end = self._finish(end)
-            look = self._look()
+            look = self._last or self._look()
             self._record(look, end)
         return end, look
 
     def _watch(self, show: Callable[[Look], None]) -> End:
         while True:
             self._renew()
-            look = self._look()
+            look = self._last = self._look()
             self._record(look)
             show(look)
             if end := self._ended(look):
@@ -191,7 +149,7 @@ class Trial:
             endpoint.url,
             self.plan.timeout_ms,
         )
-        _replace(self.rollout.folder / ROUTES, asdict(route))
+        write_whole(self.rollout.folder / ROUTES, asdict(route))
 
     def _ended(self, look: Look) -> End | None:
         if look.decision == "promote":
@@ -214,21 +172,26 @@ class Trial:
         while time.monotonic() < end and not (self.folder / STOP).exists():
             time.sleep(0.1)
 
+    def _promote(self, switched: Callable[[Look], None]) -> None:
+        assert self._last
+        try:
+            self.rollout.switch(self.name, self.version, self.archive)
+        except ServerError as error:
+            self.rollout.report(f"the champion stays: {error}")
+        else:
+            switched(self._last)
+
     def _finish(self, end: End) -> End:
-        """Let nobody be routed any more, then keep one of the two; gives what came of it."""
-        if end == "promoted":
-            try:
-                self.rollout.switch(self.name, self.version, self.archive)
-            except ServerError as error:
-                self.rollout.report(f"the champion stays: {error}")
-                end = "withdrawn"
+        """Let nobody be routed any more, then take away what is not the default; gives what came of it."""
         withdraw(self.rollout.folder)
         time.sleep(self.plan.timeout_ms / 1000)  # what is under way to the challenger comes back meanwhile
+        served = read_models(self.rollout.folder).models.get(self.name)
+        promoted = served is not None and served.default == self.version
         try:
-            self.rollout.remove(self.name, self.champion if end == "promoted" else self.version)
+            self.rollout.remove(self.name, self.champion if promoted else self.version)
         except ServerError as error:
             self.rollout.report(str(error))
-        return end
+        return "promoted" if promoted else "withdrawn" if end == "promoted" else end
 
     def _record(self, look: Look, end: End | None = None) -> None:
         content = {
@@ -242,27 +205,7 @@ class Trial:
             "end": end,
             "look": look.plain(),
         }
-        _replace(self.folder / RECORD, content)
-
-
-def _replace(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all, as others read it meanwhile."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    write_json(fresh, content)
-    fresh.replace(path)
-
-
-def withdraw(state: Path) -> None:
-    """Let nobody be routed any more; workers notice at their next batch."""
-    (state / ROUTES).unlink(missing_ok=True)
-
-
-def latest(state: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest trial of a server: its folder and its record."""
-    found = sorted((state / FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
-    with contextlib.suppress(OSError, ValueError):
-        return (found[-1].parent, read_json(found[-1])) if found else None
-    return None
+        write_whole(self.folder / RECORD, content)
 
 
 def _percentiles(milliseconds: np.ndarray) -> tuple[float, float] | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,16 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.canary_labels import LABELS, missed
 from pipeline.canary_statistics import Criterion, means, pairs, quantiles, rates
-from pipeline.core.params import UserError
-from serving.worker.trial_log import FOLDER
 
-LABELS = "labels.jsonl"
 OVERHEAD = (
     2.0  # milliseconds that a server adds to every pass: a tenth of a millisecond more is no harm to anybody
 )
 EVERY = 0.1  # seconds: of an arm's passes one in each, as neighbours share what slowed them
-TRUE = {"1": True, "true": True, "anomaly": True, "0": False, "false": False, "normal": False}
 Arm = Literal["control", "challenger"]
 ARMS: tuple[Arm, Arm] = ("control", "challenger")
 
@@ -203,60 +198,6 @@ class Observations:
                 if miss is not None:
                     found[name] = miss
         return found
-
-
-def missed(said: Any, label: Any) -> float | bool | None:
-    """How far an answer is off: wrong or not, or its mean absolute error; None where the label does not fit it."""
-    if isinstance(said, bool):
-        truth = TRUE.get(str(label).strip().lower())
-        return None if truth is None else said != truth
-    if isinstance(said, dict):
-        given = label if isinstance(label, dict) else dict.fromkeys(said, label) if len(said) == 1 else {}
-        try:
-            return float(np.mean([abs(float(given[name]) - value) for name, value in said.items()]))
-        except (KeyError, TypeError, ValueError):
-            return None
-    return None if said is None else str(said) != str(label)
-
-
-def read_feedback(path: Path) -> list[dict[str, Any]]:
-    """Labels from a CSV with the columns `request_id` and `label` (or one column for each of several targets).
-
-    Raises:
-        UserError: the file, or a row of it, is not that.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, strict=True)
-            columns = list(rows.fieldnames or [])
-            if "request_id" not in columns or len(columns) < 2 or len(set(columns)) < len(columns):
-                raise UserError(
-                    f"{path}: expected a header with the columns request_id and label (or request_id and one column "
-                    f"for each target), found {', '.join(columns) or 'nothing'}"
-                )
-            return [_row(path, rows.line_num, row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from None
-
-
-def add_labels(state: Path, labels: list[dict[str, Any]]) -> None:
-    """Keep labels for every trial, running or to come; the latest of a request counts."""
-    folder = state / FOLDER
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    text = "".join(json.dumps(label) + "\n" for label in labels)
-    with (folder / LABELS).open("a") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _row(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
-    name = row.pop("request_id")
-    if None in row or None in row.values() or not name:
-        raise UserError(
-            f"{path}, line {line}: expected a request id and {len(row)} more columns, found {row}"
-        )
-    return {"id": name, "label": row["label"] if list(row) == ["label"] else row}
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -18,8 +18,10 @@ from textwrap import dedent
 import httpx
 import pytest
 
-from pipeline.canary import STOP, End, Look, Margins, Plan, Trial, latest
-from pipeline.canary_observed import add_labels
+from pipeline.canary import Trial
+from pipeline.canary_labels import add_labels
+from pipeline.canary_observed import Margins
+from pipeline.canary_record import STOP, End, Look, Plan, latest
 from serving.archive import build_archive
 from serving.client import read_token
 from serving.deploy import Rollout, changing
@@ -203,7 +205,8 @@ def test_a_shadow_answers_nobody_and_ends_when_it_is_told_to(server: Path, archi
 
 WATCHER = """
 from pathlib import Path
-from pipeline.canary import Plan, Trial
+from pipeline.canary import Trial
+from pipeline.canary_record import Plan
 from serving.deploy import Rollout, changing
 from tests.live import settings_of
 

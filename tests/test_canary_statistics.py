@@ -106,6 +106,7 @@ def test_quantiles_and_means_hold_the_truth_and_shrink() -> None:
 # --- looked at again and again
 
 LOOKS = range(50, 1001, 50)
+TRIALS = 100
 
 
 def ever(sure: list[list[bool]]) -> float:
@@ -117,7 +118,7 @@ def test_equal_arms_are_rarely_ever_called_worse_however_often_one_looks() -> No
     """The rate of false rollbacks on errors is at most alpha, where an ordinary test at each look is far above it."""
     draw = np.random.default_rng(1)
     ours, ordinary = [], []
-    for _ in range(150):
+    for _ in range(TRIALS):
         events = draw.random((2, LOOKS[-1])) < 0.05
         seen = [[(int(arm[:n].sum()), n) for arm in events] for n in LOOKS]
         ours.append([rates(*each, ALPHA)[1] > 0 for each in seen])
@@ -134,10 +135,10 @@ def test_equal_arms_are_rarely_ever_called_worse_however_often_one_looks() -> No
 def test_equal_arms_are_rarely_ever_called_different(kind: str) -> None:
     draw = np.random.default_rng(2)
     sure = []
-    for _ in range(150):
+    for _ in range(TRIALS):
         champion, challenger = draw.lognormal(0, 0.5, (2, LOOKS[-1]))
         found = []
-        for n in LOOKS[::2]:
+        for n in LOOKS[1::4]:
             one, other = champion[:n], challenger[:n]
             if kind == "pairs":
                 worse, better = int((other > 1.5 * one).sum()), int((one > 1.5 * other).sum())
@@ -153,10 +154,10 @@ def test_equal_arms_are_rarely_ever_called_different(kind: str) -> None:
 def test_a_challenger_at_the_margin_is_rarely_ever_promoted() -> None:
     draw = np.random.default_rng(3)
     sure = []
-    for _ in range(150):
+    for _ in range(TRIALS):
         events = draw.random((2, LOOKS[-1])) < np.array([[0.01], [0.04]])
         sure.append(
-            [rates(*((int(arm[:n].sum()), n) for arm in events), ALPHA)[2] < 0.03 for n in LOOKS]  # type: ignore[arg-type]
+            [rates(*((int(arm[:n].sum()), n) for arm in events), ALPHA)[2] < 0.03 for n in LOOKS[1::2]]  # type: ignore[arg-type]
         )
     assert ever(sure) <= ALPHA
 
