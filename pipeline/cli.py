@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.commands import asking, project, score, serve
+from pipeline.commands import asking, canary, project, score, serve
 from pipeline.commands.common import group
 
 app = group("Fairlead: from data to a tuned, judged, tracked, certified and served model.")
 app.add_typer(serve.app, name="serve")
+serve.app.command()(canary.canary)
+serve.app.command()(canary.feedback)
 for command in (asking.predict, score.score, project.ui, project.check, project.recipe, project.summary):
     app.command()(command)
 
