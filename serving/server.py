@@ -136,6 +136,8 @@ class TorchServe:
             raise ServerError(str(error)) from None
         for setting in PORTS:
             check_port(self.settings.host, getattr(self.settings, setting), setting)
+        if self.settings.grpc_port:
+            check_port(self.settings.host, self.settings.grpc_port, "grpc_port")
         return model
 
     def _launch(self, model: tuple[str, str]) -> Endpoint:
