@@ -14,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -168,6 +169,24 @@ class Client:
         """
         headers = {"Content-Type": content_type, "X-Request-Id": request_id or uuid.uuid4().hex}
         answer: dict[str, Any] = self._ask(self._path, body, headers)
+        return answer
+
+    def explain(
+        self, body: bytes, content_type: str = "application/octet-stream", target: str | None = None
+    ) -> dict[str, Any]:
+        """What the answer to one raw body depends on: `target`, `score`, `attributions` and how they were found.
+
+        `target` is the class or value to explain; None takes the answer itself.
+
+        Raises:
+            RequestError: as of `predict`.
+        """
+        headers = {"Content-Type": content_type, "X-Request-Id": uuid.uuid4().hex}
+        if target is not None:
+            headers["X-Explain-Target"] = quote(target)
+        answer: dict[str, Any] = self._ask(
+            self._path.replace("predictions", "explanations", 1), body, headers
+        )
         return answer
 
     def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Any:
