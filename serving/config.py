@@ -8,9 +8,15 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
+
+from serving.inputs.spec import write_json
+from serving.worker.options import OPTIONS, Options
+
+if TYPE_CHECKING:
+    from serving.state import Models
 
 PORTS = ("inference_port", "management_port", "metrics_port")
 LOG, CONSOLE, CONFIG = "server.log", "console.log", "config.properties"
@@ -77,6 +83,18 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         ge=1024,
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    max_requests_per_second: float = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Requests that are answered in a second, divided among the workers; more get a 429. 0: no limit.",
+    )
+    request_log_mb: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Size of the log of requests and answers, in MiB; the oldest are deleted. 0: no log.",
     )
     token_minutes: int = Field(
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
@@ -159,11 +177,33 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
     return kept | threads | ours
 
 
+def write_options(folder: Path, settings: ServerSettings) -> None:
+    """Write what each worker reads at its start, whichever server it is in, into the state folder."""
+    options = Options(
+        requests_per_second=settings.max_requests_per_second / settings.workers,
+        log_bytes=settings.request_log_mb * 1024**2,
+    )
+    write_json(folder / OPTIONS, options)
+
+
+def stock(scratch: Path, name: str, version: str, archive: Path) -> str:
+    """Put an archive into the model store of a server, the only folder that it loads by name; gives its name there."""
+    store = scratch / "store"
+    store.mkdir(exist_ok=True)
+    link = store / f"{name}-{version}.mar"
+    link.unlink(missing_ok=True)
+    link.symlink_to(archive.resolve())
+    return link.name
+
+
 def write_config(
-    folder: Path, scratch: Path, archive: Path, model: tuple[str, str], settings: ServerSettings
+    folder: Path, scratch: Path, models: Models, settings: ServerSettings, model_api: bool
 ) -> None:
-    """Write what TorchServe reads at its start into `folder`; `model` is its name and version."""
-    name, version = model
+    """Write what TorchServe reads at its start into `folder`, and put every archive into its model store.
+
+    Of a model's versions, that which is loaded first is the default. With `model_api`, versions can be added and
+    removed while it runs.
+    """
     tuned = {
         "minWorkers": settings.workers,
         "maxWorkers": settings.workers,
@@ -178,12 +218,16 @@ def write_config(
         # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback.
         **{f"grpc_{kind}_port": "0" for kind in ("inference", "management")},
         **{f"grpc_{kind}_address": settings.host for kind in ("inference", "management")},
-        "model_store": str(archive.parent.resolve()),
+        "model_store": str(scratch / "store"),
         "workflow_store": str(scratch / "workflows"),
-        "load_models": f"{name}={archive.name}",
-        "models": json.dumps({name: {version: tuned}}),
+        "load_models": ",".join(
+            f"{name}={stock(scratch, name, version, path)}" for name, version, path in models.every()
+        ),
+        "models": json.dumps(
+            {name: dict.fromkeys(served.versions, tuned) for name, served in models.models.items()}
+        ),
         "allowed_urls": "(?!)",  # matches nothing: neither models nor workflows come from an address
-        "enable_model_api": "false",
+        "enable_model_api": str(model_api).lower(),
         "enable_envvars_config": "false",
         "disable_token_authorization": "false",
         "install_py_dep_per_model": "false",
@@ -205,6 +249,7 @@ def write_config(
     lines = [f"{key}={_escape(value)}" for key, value in properties.items()]
     (folder / CONFIG).write_text("\n".join(lines) + "\n")
     (folder / "log4j2.xml").write_text(LOG4J.format(log=folder / LOG))
+    write_options(folder, settings)
     (folder / "metrics.yaml").write_text(json.dumps(_metrics(), indent=1))  # JSON is YAML
 
 

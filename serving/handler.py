@@ -24,7 +24,7 @@ _loaded: dict[str, Worker] = {}
 OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def _load(folder: str) -> Worker:
+def _load(folder: str, name: str) -> Worker:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime reports to Microsoft, from 1.32 on
     sys.path.insert(0, folder)
     for name in [name for name in sys.modules if name == "serving" or name.startswith("serving.")]:
@@ -32,7 +32,7 @@ def _load(folder: str) -> Worker:
     from serving.worker.worker import Worker
 
     state = os.environ.get("FAIRLEAD_STATE")
-    return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None)
+    return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None, name=name)
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -72,7 +72,7 @@ def _requests(batch: list[dict[str, Any]], context: Any) -> list[Request]:
 def handle(batch: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
     """Answer a batch; an item that cannot be decoded gets its own 400 with a reason."""
     if batch is None:
-        _loaded["worker"] = _load(context.system_properties["model_dir"])
+        _loaded["worker"] = _load(context.system_properties["model_dir"], context.model_name)
         logging.getLogger().addFilter(_quiet)
         return None
     replies = _loaded["worker"].answer(_requests(batch, context))
