@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.commands import asking, canary, interfaces, project, score, serve
+from pipeline.commands import asking, canary, interfaces, project, score, serve, tracing
 from pipeline.commands.common import group
 
 COMMANDS = (
     asking.predict,
     asking.explain,
     score.score,
+    tracing.trace,
+    tracing.replay,
     project.ui,
     project.check,
     project.recipe,
