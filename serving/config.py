@@ -8,9 +8,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
+
+if TYPE_CHECKING:
+    from serving.state import Models
 
 PORTS = ("inference_port", "management_port", "metrics_port")
 LOG, CONSOLE, CONFIG = "server.log", "console.log", "config.properties"
@@ -159,11 +162,24 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
     return kept | threads | ours
 
 
+def stock(scratch: Path, name: str, version: str, archive: Path) -> str:
+    """Put an archive into the model store of a server, the only folder that it loads by name; gives its name there."""
+    store = scratch / "store"
+    store.mkdir(exist_ok=True)
+    link = store / f"{name}-{version}.mar"
+    link.unlink(missing_ok=True)
+    link.symlink_to(archive.resolve())
+    return link.name
+
+
 def write_config(
-    folder: Path, scratch: Path, archive: Path, model: tuple[str, str], settings: ServerSettings
+    folder: Path, scratch: Path, models: Models, settings: ServerSettings, model_api: bool
 ) -> None:
-    """Write what TorchServe reads at its start into `folder`; `model` is its name and version."""
-    name, version = model
+    """Write what TorchServe reads at its start into `folder`, and put every archive into its model store.
+
+    Of a model's versions, that which is loaded first is the default. With `model_api`, versions can be added and
+    removed while it runs.
+    """
     tuned = {
         "minWorkers": settings.workers,
         "maxWorkers": settings.workers,
@@ -178,12 +194,16 @@ def write_config(
         # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback.
         **{f"grpc_{kind}_port": "0" for kind in ("inference", "management")},
         **{f"grpc_{kind}_address": settings.host for kind in ("inference", "management")},
-        "model_store": str(archive.parent.resolve()),
+        "model_store": str(scratch / "store"),
         "workflow_store": str(scratch / "workflows"),
-        "load_models": f"{name}={archive.name}",
-        "models": json.dumps({name: {version: tuned}}),
+        "load_models": ",".join(
+            f"{name}={stock(scratch, name, version, path)}" for name, version, path in models.every()
+        ),
+        "models": json.dumps(
+            {name: dict.fromkeys(served.versions, tuned) for name, served in models.models.items()}
+        ),
         "allowed_urls": "(?!)",  # matches nothing: neither models nor workflows come from an address
-        "enable_model_api": "false",
+        "enable_model_api": str(model_api).lower(),
         "enable_envvars_config": "false",
         "disable_token_authorization": "false",
         "install_py_dep_per_model": "false",

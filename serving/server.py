@@ -1,4 +1,4 @@
-"""Starts, watches and stops the local TorchServe: the only file that talks to its management side.
+"""Starts, watches and stops the local TorchServe.
 
 It runs `java` itself, because TorchServe's launcher answers 0 when Java crashes and orphans it on SIGTERM.
 A server is ready when it has answered a real request, never when `/ping` says so.
@@ -16,10 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 
-from serving.archive import ArchiveError, read_manifest
 from serving.client import STATE_FILE, Client, Endpoint, RequestError, read_token
 from serving.config import (
     CONSOLE,
@@ -32,7 +30,9 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
+from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
+from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
 
 __all__ = ["ServerError", "ServerSettings", "TorchServe", "free_ports", "running", "stop"]
 
@@ -45,33 +45,45 @@ RAISED = re.compile(r"(?:MODEL_LOG - |^)(?!model_name|WARNING)((?:\w+\.)*\w+: .+
 
 
 class TorchServe:
-    """One TorchServe with one model, started here.
+    """One TorchServe, started here.
 
     Args:
-        archive: the `.mar` to serve.
+        archive: the `.mar` to serve; None serves what `models.json` of the state folder names.
         settings: ports, workers, limits.
         folder: state folder; None takes a temporary one, which `stop` removes.
         owned: the server ends with the thread that started it, even where that is killed (on Linux).
             Otherwise it lives on, and `running(folder)` and `stop(folder)` reach it from any process.
+        model_api: versions can be added and removed while it runs, by who holds the management token.
     """
 
     def __init__(
-        self, archive: Path, settings: ServerSettings, folder: Path | None = None, owned: bool = True
+        self,
+        archive: Path | None,
+        settings: ServerSettings,
+        folder: Path | None = None,
+        owned: bool = True,
+        model_api: bool = False,
     ) -> None:
-        self.archive = archive.resolve()
+        self.archive = archive.resolve() if archive else None
         self.settings = settings
         self.owned = owned
+        self.model_api = model_api
         self._temporary = folder is None
         self.folder = (folder or Path(tempfile.mkdtemp(prefix=PREFIX))).resolve()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(
         self,
-        body: bytes,
+        body: bytes | None = None,
         content_type: str = "application/octet-stream",
         progress: Callable[[str], None] | None = None,
     ) -> Endpoint:
-        """Start, and return once every worker is up and `body`, a real request, was answered.
+        """Start, and return once every worker is up and every version has answered a real request.
+
+        Args:
+            body: the request; None takes the golden one of the bundle beside each archive.
+            content_type: of `body`.
+            progress: told each step.
 
         Raises:
             ServerError: no Java, a port taken, a broken archive or handler, or no answer within
@@ -83,11 +95,13 @@ class TorchServe:
         self.folder.chmod(0o700)
         with self._locked():
             try:
-                model = self._check()
+                models = self._check()
                 report("starting Java")
-                endpoint = self._launch(model)
-                self._until_loaded(endpoint, deadline, report)
-                self._until_answered(body, content_type)
+                self._process, endpoint = launch(
+                    self.folder, self.settings, models, self.owned, self.model_api
+                )
+                self._until_loaded(models, deadline, report)
+                self._until_answered(models, endpoint, body, content_type)
             except BaseException:
                 self.stop()
                 raise
@@ -126,100 +140,130 @@ class TorchServe:
             stop(self.folder)  # clears what a dead one left
             yield
 
-    def _check(self) -> tuple[str, str]:
-        """What can be known before Java starts; gives the model's name and version."""
-        if self.archive.suffix != ".mar":
-            raise ServerError(f"an archive's name must end in '.mar'; found {self.archive}")
-        try:
-            model = read_manifest(self.archive)
-        except ArchiveError as error:
-            raise ServerError(str(error)) from None
+    def _check(self) -> Models:
+        """What can be known before Java starts; gives what is to run, which `models.json` says from now on."""
+        models = of_archive(self.archive) if self.archive else read_models(self.folder)
+        check_models(models)
         for setting in PORTS:
             check_port(self.settings.host, getattr(self.settings, setting), setting)
-        return model
+        write_models(self.folder, models)
+        return models
 
-    def _launch(self, model: tuple[str, str]) -> Endpoint:
-        scratch = Path(tempfile.mkdtemp(prefix=PREFIX))  # short, as a worker's socket path must be
-        try:
-            write_config(self.folder, scratch, self.archive, model, self.settings)
-            with (self.folder / CONSOLE).open("wb") as console:
-                self._process = subprocess.Popen(
-                    command_line(self.folder, scratch, self.settings, self.owned),
-                    cwd=self.folder,  # where TorchServe writes its tokens
-                    env=environment(self.folder, scratch),
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    start_new_session=True,
-                    umask=0o077,
-                )
-            return self._record(model, scratch)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-
-    def _record(self, model: tuple[str, str], scratch: Path) -> Endpoint:
-        assert self._process is not None
-        urls = [f"http://{self.settings.host}:{getattr(self.settings, port)}" for port in PORTS]
-        endpoint = Endpoint(
-            pid=self._process.pid,
-            created=psutil.Process(self._process.pid).create_time(),
-            name=model[0],
-            version=model[1],
-            url=urls[0],
-            management_url=urls[1],
-            metrics_url=urls[2],
-            scratch=scratch,
-        )
-        write_json(self.folder / STATE_FILE, endpoint)
-        return endpoint
-
-    def _until_loaded(self, endpoint: Endpoint, deadline: float, report: Callable[[str], None]) -> None:
-        """Wait for every worker, and tell a failure from slowness by what the log says."""
-        shown = -1
-        with httpx.Client(timeout=2, trust_env=False) as asking:
-            while (ready := _ready_workers(asking, endpoint, self.folder)) < self.settings.workers:
+    def _until_loaded(self, models: Models, deadline: float, report: Callable[[str], None]) -> None:
+        """Wait for every worker of every version, and tell a failure from slowness by what the log says."""
+        wanted, shown = self.settings.workers * len(models.every()), -1
+        with Management(self.folder, timeout=2) as management:
+            while (ready := _ready_workers(management, models)) < wanted:
                 assert self._process is not None
                 if (code := self._process.poll()) is not None:
                     raise ServerError(f"Java ended with exit code {code}{self._why()}")
                 if any(sign in self._log() for sign in FAILURES):
                     time.sleep(0.5)  # the cause may follow its symptom
-                    raise ServerError(f"the server cannot load {self.archive}{self._why()}")
+                    named = ", ".join(str(path) for _, _, path in models.every())
+                    raise ServerError(f"the server cannot load {named}{self._why()}")
                 if time.monotonic() > deadline:
                     limit = self.settings.start_timeout
                     raise ServerError(f"{ready} workers ready after {limit} s{self._why()}")
                 if ready != shown:
-                    report(f"loading the model: {ready} of {self.settings.workers} workers ready")
+                    report(f"loading the model: {ready} of {wanted} workers ready")
                     shown = ready
                 time.sleep(0.1)
 
-    def _until_answered(self, body: bytes, content_type: str) -> None:
-        try:
-            with self.client() as client:
-                client.predict(body, content_type)
-        except RequestError as error:
-            raise ServerError(f"the golden request was not answered ({error}){self._why()}") from None
+    def _until_answered(
+        self, models: Models, endpoint: Endpoint, body: bytes | None, content_type: str
+    ) -> None:
+        """Let every version answer, that which is the default first."""
+        for name, version, archive in models.every():
+            if body is None:
+                body_of, kind, _ = golden_requests(archive)[0]
+            else:
+                body_of, kind = body, content_type
+            address = f"{name}/{version}"
+            try:
+                token, timeout = read_token(self.folder), self.settings.response_timeout + 5.0
+                with Client(endpoint.url, token, address, timeout) as client:
+                    client.predict(body_of, kind)
+            except RequestError as error:
+                raise ServerError(
+                    f"the golden request was not answered by {address} ({error}){self._why()}"
+                ) from None
 
     def _log(self) -> str:
         """Java's console, then what TorchServe and the workers logged."""
-        paths = (self.folder / name for name in (CONSOLE, LOG))
-        return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+        return read_log(self.folder)
 
     def _why(self) -> str:
         """What was raised, and how the log ends."""
-        log = self._log()
-        raised = "".join(f"\n  {line}" for line in dict.fromkeys(RAISED.findall(log)))
-        lines = [line for line in log.splitlines() if not any(noise in line for noise in NOISE)]
-        return "\n".join([f":{raised}" if raised else "", "the log ends:", *lines[-12:]])
+        return why(self._log())
 
 
-def _ready_workers(asking: httpx.Client, endpoint: Endpoint, folder: Path) -> int:
-    """How many workers hold the model; 0 while the server cannot be asked yet."""
+def launch(
+    folder: Path, settings: ServerSettings, models: Models, owned: bool, model_api: bool = False
+) -> tuple[subprocess.Popen[bytes], Endpoint]:
+    """Start Java with `models` in a state folder, and record it there; it is not ready yet."""
+    scratch = Path(tempfile.mkdtemp(prefix=PREFIX))  # short, as a worker's socket path must be
+    process = None
     try:
-        headers = {"Authorization": f"Bearer {read_token(folder, 'management')}"}
-        address = f"{endpoint.management_url}/models/{endpoint.name}"
-        described = asking.get(address, headers=headers)
-        described.raise_for_status()
-        return sum(worker["status"] == "READY" for model in described.json() for worker in model["workers"])
-    except (httpx.HTTPError, RequestError):
+        write_config(folder, scratch, models, settings, model_api)
+        with (folder / CONSOLE).open("wb") as console:
+            process = subprocess.Popen(
+                command_line(folder, scratch, settings, owned),
+                cwd=folder,  # where TorchServe writes its tokens
+                env=environment(folder, scratch),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                umask=0o077,
+            )
+        return process, _record(folder, process.pid, settings, models, scratch)
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _record(folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path) -> Endpoint:
+    urls = [f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS]
+    name, served = next(iter(models.models.items()))
+    endpoint = Endpoint(
+        pid=pid,
+        created=psutil.Process(pid).create_time(),
+        name=name,
+        version=served.default,
+        url=urls[0],
+        management_url=urls[1],
+        metrics_url=urls[2],
+        scratch=scratch,
+    )
+    write_json(folder / STATE_FILE, endpoint)
+    return endpoint
+
+
+def read_log(folder: Path) -> str:
+    """Java's console, then what TorchServe and the workers logged."""
+    paths = (folder / name for name in (CONSOLE, LOG))
+    return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+
+
+def why(log: str) -> str:
+    """What a log says was raised, and how it ends."""
+    raised = "".join(f"\n  {line}" for line in dict.fromkeys(RAISED.findall(log)))
+    lines = [line for line in log.splitlines() if not any(noise in line for noise in NOISE)]
+    return "\n".join([f":{raised}" if raised else "", "the log ends:", *lines[-12:]])
+
+
+def _ready_workers(management: Management, models: Models) -> int:
+    """How many workers hold their model; 0 while the server cannot be asked yet."""
+    try:
+        return sum(
+            min(known[version].ready, known[version].min_workers)
+            for name, served in models.models.items()
+            if (known := management.versions(name))
+            for version in served.versions
+            if version in known
+        )
+    except ManagementError:
         return 0
