@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from serving.inputs.spec import read_json
 
 STATE_FILE = "server.json"
+Kind = Literal["torchserve", "onnx"]
 KEY_FILE = "key_file.json"  # TorchServe writes it into its working folder, with fresh tokens at every start
 
 
@@ -25,6 +26,7 @@ class RequestError(ValueError):
 class Endpoint(BaseModel, extra="forbid", frozen=True):
     """A server as its state folder describes it; tokens stay in TorchServe's own key file."""
 
+    kind: Kind = Field("torchserve", description="Which server it is, a key of `serving.servers.SERVERS`.")
     pid: int = Field(description="Process id of Java, also its session's.")
     created: float = Field(description="When that process began, in seconds since 1970; tells a reused id.")
     name: str = Field(description="The model's name.")

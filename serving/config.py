@@ -81,6 +81,12 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
     )
+    client_timeout: int = Field(
+        20,
+        ge=1,
+        le=600,
+        description="Seconds in which a request must come in whole, at the second server and at a front.",
+    )
     token_minutes: int = Field(
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
     )
