@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.archive import build_archive
 from serving.client import Client, read_token
 from serving.config import ServerError
-from serving.inputs.spec import write_json
+from serving.deploy import Rollout, changing
+from serving.inputs.spec import Transform, write_json
 from serving.management import Management, ManagementError
+from serving.predictor import Predictor
 from serving.server import TorchServe, running
-from serving.state import MODELS, Models, check_archive, of_archive, read_models, write_models
+from serving.state import MODELS, Models, check_archive, of_archive, read_models, sha256, write_models
 from tests.live import PNG, settings_of
 
 slow = pytest.mark.slow  # starts a real server
 
 
 def another(bundle: Path, folder: Path, version: str, name: str = "digits") -> Path:
-    """The archive of a bundle that calls itself another version."""
+    """The archive of a bundle that calls itself another version, as the store keeps it."""
     folder.mkdir()
     shutil.copytree(bundle, folder / "bundle")
     write_json(folder / "bundle" / "bundle.json", {"version": version})
-    build_archive(folder / "bundle", folder / f"{name}.mar", name)
-    return folder / f"{name}.mar"
+    write_json(folder / "bundle" / "transform.json", Transform())
+    expected = Predictor(bundle).answer([PNG])[0]
+    assert isinstance(expected, dict)
+    golden = [{"file": "0.png", "content_type": "image/png", **expected}]
+    write_json(folder / "bundle" / "golden" / "golden.json", {"requests": golden})
+    archive = folder / f"{name}.mar"
+    build_archive(folder / "bundle", archive, name)
+    write_json(folder / "receipt.json", {"archive_sha256": sha256(archive)})
+    return archive
+
+
+def broken(archive: Path, folder: Path, **changes: str) -> Path:
+    """The same version with other files inside its archive, or with other golden answers, and a receipt of its own."""
+    shutil.copytree(archive.parent, folder)
+    found = folder / archive.name
+    with zipfile.ZipFile(archive) as good, zipfile.ZipFile(found, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, changes.get(Path(name).stem, good.read(name)))
+    write_json(folder / "receipt.json", {"archive_sha256": sha256(found)})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +135,61 @@ def test_every_version_of_every_model_answers(server: Path) -> None:
             management.set_default("digits", "three")
         with pytest.raises(ManagementError, match="403"):
             management.unregister("digits", "two")
+
+
+# --- one in another's place
+
+
+class Load:
+    """Clients that ask without a pause, each over a connection of its own, and what they were answered."""
+
+    def __init__(self, folder: Path, path: str, connections: int) -> None:
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._ends = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(folder, path)) for _ in range(connections)]
+
+    def _ask(self, folder: Path, path: str) -> None:
+        endpoint = running(folder)
+        assert endpoint
+        headers = {"Authorization": f"Bearer {read_token(folder)}", "Content-Type": "image/png"}
+        with httpx.Client(headers=headers, trust_env=False, timeout=30) as client:
+            while not self._ends.is_set():
+                try:
+                    answer = client.post(f"{endpoint.url}/predictions/{path}", content=PNG)
+                    self.versions[answer.json()["model_version"]] += 1
+                except (httpx.HTTPError, KeyError, ValueError) as error:
+                    self.failures.append(f"{error!r}")
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join(40)
+
+
+def rollout(folder: Path, said: list[str] | None = None) -> Rollout:
+    return Rollout(folder, settings_of(response_timeout=1), 1e-4, (said if said is not None else []).append)
+
+
+@slow
+def test_no_request_is_lost_while_versions_take_each_others_place(
+    server: Path, archives: dict[str, Path]
+) -> None:
+    longest = 0
+    with Load(server, "digits", 24) as load:
+        with changing(server), rollout(server) as change:
+            change.repair()
+            for version in ("one", "two"):
+                assert change.replace("digits", version, archives[version]) is not None
+                with Management(server) as management:
+                    longest = max(longest, management.versions("digits")[version].pending)
+        time.sleep(0.2)
+    assert load.failures == []
+    assert load.versions.keys() == {"one", "two"}
+    assert min(load.versions.values()) > 200
+    assert longest > 0, "requests waited in a queue, so that a lost one would show"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands.common import fail
+from pipeline.core.params import UserError
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -24,18 +25,25 @@ def predict(
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print each whole answer as one line of JSON.")
     ] = False,
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Which model, where the server has several; the project's own else."),
+    ] = "",
 ) -> None:
     """Ask the running server about each FILE."""
     import json
 
-    from pipeline.endpoint import FOLDER
-    from serving.client import Client, RequestError
+    from pipeline.endpoint import client as connect
+    from serving.client import RequestError
+    from serving.config import ServerError
 
     failed = False
     try:
-        client = Client.local(FOLDER)
+        client = connect(model or None)
     except RequestError as error:
         fail(f"{error}; 'make serve' starts the server")
+    except (ServerError, UserError) as error:
+        fail(error)
     with client:
         for file in files:
             try:
