@@ -56,6 +56,9 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         "127.0.0.1",
         description="Loopback only: beyond one machine, put a front with TLS and timeouts before it.",
     )
+    kind: Literal["torchserve", "onnx"] = Field(
+        "torchserve", description="Which server: TorchServe, or ONNX Runtime behind a small app of ours."
+    )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
     metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")

@@ -22,13 +22,15 @@ from serving.archive import build_archive
 from serving.asgi.batching import Batcher
 from serving.asgi.body import Refused, body_of
 from serving.asgi.keys import Keys, write_keys
+from serving.asgi.management import OnnxManagement
 from serving.asgi.run import WORKERS, read_table
 from serving.asgi.server import OnnxServer
 from serving.client import Endpoint, read_token
+from serving.config import stock
 from serving.inputs.spec import read_spec, write_json
+from serving.management import ManagementError
 from serving.openapi import document
 from serving.process import running
-from serving.state import Models, read_models, write_models
 from serving.worker.messages import Reply, Request
 from tests.live import PNG, VERSION, closed, same_answer, settings_of
 
@@ -281,7 +283,7 @@ def test_a_dead_worker_and_a_stopped_one_are_replaced(
 
 @slow
 def test_models_change_without_a_lost_request(
-    server: OnnxServer, endpoint: Endpoint, raw: httpx.Client, bundle: Path, tmp_path: Path
+    server: OnnxServer, endpoint: Endpoint, raw: httpx.Client, bundle: Path, archive: Path, tmp_path: Path
 ) -> None:
     """A new default, then one that is broken, while clients ask without a pause."""
     fresh = shutil.copytree(bundle, tmp_path / "fresh")
@@ -291,7 +293,7 @@ def test_models_change_without_a_lost_request(
     write_json(broken / "bundle.json", {"version": "broken"})
     (broken / "model.onnx").write_bytes(b"no graph")
     build_archive(broken, tmp_path / "broken.mar", "digits")
-    before, done, versions, failed = read_models(server.folder), threading.Event(), [], []
+    done, versions, failed = threading.Event(), [], []
 
     def ask() -> None:
         with server.client() as client:
@@ -301,19 +303,31 @@ def test_models_change_without_a_lost_request(
                 except Exception as error:
                     failed.append(error)
 
-    def loaded() -> list[dict]:
-        return [model["digits"] for model in read_table(endpoint.scratch / WORKERS).values()]
+    manage = OnnxManagement(server.folder)
+
+    def ready(version: str) -> int:
+        found = manage.version("digits", version)
+        assert found
+        return found.ready
 
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(ask) for _ in range(4)]
+        for _ in range(4):
+            pool.submit(ask)
         try:
-            write_models(server.folder, Models().serving("digits", "fresh", tmp_path / "fresh.mar"))
-            until(lambda: [each["versions"] for each in loaded()] == [["fresh"]] * 2)
-            write_models(
-                server.folder, read_models(server.folder).serving("digits", "broken", tmp_path / "broken.mar")
+            manage.register(
+                stock(endpoint.scratch, "digits", "fresh", tmp_path / "fresh.mar"), server.settings
             )
-            until(lambda: "broken, cannot be loaded" in (server.folder / "console.log").read_text())
-            assert [each["default"] for each in loaded()] == ["fresh"] * 2
+            until(lambda: ready("fresh") == 2)
+            manage.set_default("digits", "fresh")
+            manage.unregister("digits", VERSION)
+            assert list(manage.versions("digits")) == ["fresh"]
+            manage.register(
+                stock(endpoint.scratch, "digits", "broken", tmp_path / "broken.mar"), server.settings
+            )
+            with pytest.raises(ManagementError, match="cannot be loaded: InvalidProtobuf"):
+                until(lambda: ready("broken") == 2)
+            with pytest.raises(ManagementError, match="did not become the default"):
+                OnnxManagement(server.folder, timeout=1).set_default("digits", "broken")
             count = len(versions)
             until(lambda: len(versions) > count + 50)
         finally:
@@ -322,9 +336,9 @@ def test_models_change_without_a_lost_request(
     assert set(versions) == {VERSION, "fresh"}
     assert set(versions[count:]) == {"fresh"}
     assert raw.post(f"/predictions/digits/{VERSION}", content=PNG).status_code == 404
-    write_models(server.folder, before)
-    until(lambda: [each["default"] for each in loaded()] == [VERSION] * 2)
-    del asking
+    manage.register(stock(endpoint.scratch, "digits", VERSION, archive), server.settings)
+    until(lambda: ready(VERSION) == 2)
+    manage.set_default("digits", VERSION)
 
 
 @slow

@@ -125,7 +125,7 @@ class App:
 
     def _model(self, name: str, version: str | None) -> dict[str, Any]:
         spec = self.models.find(name, version).worker.predictor.spec
-        return model_metadata(spec, name, self.models.described()[name]["versions"])
+        return model_metadata(spec, name, list(self.models.described()[name]["versions"]))
 
     def _model_ready(self, name: str, version: str | None) -> dict[str, Any]:
         self.models.find(name, version)

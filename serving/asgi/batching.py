@@ -35,6 +35,10 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "forward")
         self._work: asyncio.Task[None] | None = None
 
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
     async def ask(self, request: Request) -> Reply:
         """The reply to one request.
 

@@ -18,9 +18,9 @@ import time
 import zipfile
 from pathlib import Path
 
-from serving.asgi.run import BEAT, TABLE, WORKERS, Table, read_run, read_table, write_whole
+from serving.asgi.run import BEAT, TABLE, WANTED, WORKERS, Table, read_run, read_table, write_whole
 from serving.config import PORTS, ServerSettings
-from serving.state import MODELS, read_models
+from serving.state import Models
 
 log = logging.getLogger(__name__)
 SLOWEST = 5.0  # seconds between two starts of a worker that dies again and again
@@ -109,10 +109,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def unpack(folder: Path, scratch: Path) -> Table:
-    """Unpack what `models.json` names and is not unpacked yet; the table of it for the workers."""
+def unpack(models: Models, scratch: Path) -> Table:
+    """Unpack the archives that are not unpacked yet; the table of them for the workers."""
     table: Table = {}
-    for name, version, archive in read_models(folder).every():
+    for name, version, archive in models.every():
         place = scratch / "models" / name / version
         if not place.exists():
             fresh = place.with_name(f".{version}.new")
@@ -131,7 +131,7 @@ class Master:
 
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.run = scratch, read_run(scratch)
-        self.stamp, self.told, self.ending = 0, "", False
+        self.stamp, self.ending = 0, False
         settings = self.run.settings
         self.workers = [Worker(scratch, self.run.host, settings) for _ in range(settings.workers)]
 
@@ -159,13 +159,14 @@ class Master:
         self.ending = True
 
     def _follow(self) -> None:
-        """Take what `models.json` says, where it changed; what cannot be read or unpacked changes nothing."""
-        path = self.run.folder / MODELS
-        if not path.exists() or (stamp := path.stat().st_mtime_ns) == self.stamp:
+        """Take what is wanted, where it changed; what cannot be read or unpacked changes nothing."""
+        path = self.scratch / WANTED
+        if (stamp := path.stat().st_mtime_ns) == self.stamp:
             return
         first, self.stamp = not self.stamp, stamp
         try:
-            write_whole(self.scratch / TABLE, unpack(self.run.folder, self.scratch))
+            wanted = Models.model_validate_json(path.read_bytes())
+            write_whole(self.scratch / TABLE, unpack(wanted, self.scratch))
         except (OSError, ValueError, zipfile.BadZipFile):
             if first:
                 raise

@@ -52,7 +52,7 @@ class Models:
         self.table, self.settings, self.state, self._hung = table, settings, state, hung
         self._loaded: dict[tuple[str, str], Loaded] = {}
         self._defaults: dict[str, str] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], str] = {}
         self._stamp = 0
 
     def find(self, name: str, version: str | None = None) -> Loaded:
@@ -69,9 +69,17 @@ class Models:
         return found
 
     def described(self) -> Table:
-        """What is loaded, by name: the default version and all of them."""
+        """What is loaded, by name: the default version, how many wait for each, and why another cannot be loaded."""
         return {
-            name: {"default": default, "versions": [v for n, v in self._loaded if n == name]}
+            name: {
+                "default": default,
+                "versions": {
+                    version: len(loaded.quick) + len(loaded.slow)
+                    for (of, version), loaded in self._loaded.items()
+                    if of == name
+                },
+                "failed": {version: reason for (of, version), reason in self._failed.items() if of == name},
+            }
             for name, default in self._defaults.items()
         }
 
@@ -100,16 +108,16 @@ class Models:
             for name, model in table.items()
             for version, bundle in model["versions"].items()
         }
-        for key in wanted.keys() - self._loaded.keys() - self._failed:
+        for key in wanted.keys() - self._loaded.keys() - self._failed.keys():
             try:
                 self._loaded[key] = await asyncio.to_thread(self._load, wanted[key])
-            except Exception:
+            except Exception as error:
                 if first:
                     raise
-                self._failed.add(key)
+                self._failed[key] = f"{type(error).__name__}: {error}"[:1000]
                 log.exception("model %s, version %s, cannot be loaded", *key)
         self._defaults = self._in_force(table)
-        self._failed &= wanted.keys()
+        self._failed = {key: reason for key, reason in self._failed.items() if key in wanted}
         for key in self._loaded.keys() - wanted.keys() - self._defaults.items():
             gone = self._loaded.pop(key)
             await asyncio.gather(gone.quick.drained(), gone.slow.drained())

@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 
 from serving.config import ServerSettings
 
-RUN, TABLE, WORKERS = "run.json", "table.json", "workers.json"
+RUN = "run.json"
+WANTED, TABLE = "wanted.json", "table.json"  # archives that are to run; their unpacked bundles
+WORKERS = "workers.json"  # by process id what each worker holds
 BEAT = 0.2  # seconds between two signs of life of a worker
 Table = dict[str, dict[str, Any]]  # a model's name: {"default": version, "versions": ...}
 
@@ -18,7 +20,7 @@ Table = dict[str, dict[str, Any]]  # a model's name: {"default": version, "versi
 class Run(BaseModel, extra="forbid", frozen=True):
     """One run, written before its master process starts."""
 
-    folder: Path = Field(description="The state folder: `models.json` there says what to serve.")
+    folder: Path = Field(description="The state folder: tokens, logs.")
     key_file: Path = Field(description="The tokens.")
     host: str = Field(description="Address to listen on: loopback but in a container.")
     settings: ServerSettings

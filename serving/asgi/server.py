@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.asgi.keys import write_keys
+from serving.asgi.management import write_wanted
 from serving.asgi.run import RUN, WORKERS, Run, read_table
 from serving.client import KEY_FILE, Endpoint
 from serving.config import CONSOLE, TETHER, ServerError, environment
@@ -42,6 +43,7 @@ class OnnxServer(TorchServe):
             keys = self.folder / KEY_FILE
             run = Run(folder=self.folder, key_file=keys, host=self.settings.host, settings=self.settings)
             (scratch / RUN).write_text(run.model_dump_json())
+            write_wanted(scratch, models)
             with (self.folder / CONSOLE).open("wb") as console:
                 process = subprocess.Popen(
                     command_line(scratch, self.owned),
