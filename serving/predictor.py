@@ -77,6 +77,7 @@ class Predictor:
     """
 
     def __init__(self, bundle: Path, backend: str = "onnx", threads: int = 1) -> None:
+        self.folder = bundle
         self.spec = read_spec(bundle)
         manifest = read_json(bundle / "bundle.json") if (bundle / "bundle.json").exists() else {}
         self.version = str(manifest.get("version", "unreleased"))

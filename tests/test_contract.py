@@ -15,6 +15,7 @@ import pytest
 
 from serving.client import KEY_FILE, Client, RequestError, read_token
 from serving.inputs.image import encode_png
+from serving.predictor import Predictor
 from serving.process import running
 from serving.server import TorchServe
 from serving.servers import SERVERS
@@ -98,6 +99,27 @@ def test_a_request_keeps_the_id_that_it_brings(raw: httpx.Client) -> None:
 
 def test_ping_means_ready(raw: httpx.Client) -> None:
     assert raw.get("/ping").json() == {"status": "Healthy"}
+
+
+def test_explanations_and_the_open_inference_protocol(raw: httpx.Client, bundle: Path) -> None:
+    told = raw.post("/explanations/digits", content=PNG, headers={"X-Request-Id": "why"}).json()
+    assert (told["request_id"], told["model_version"], told["method"]) == ("why", VERSION, "occlusion")
+    assert np.array(told["attributions"]).shape == (28, 28)
+    assert raw.get("/v2/health/ready").is_success
+    assert raw.get("/v2/models/digits/ready").is_success
+    described = raw.get(f"/v2/models/digits/versions/{VERSION}").json()
+    tensor = described["inputs"][0] | {"shape": [1, 1, 28, 28], "data": PIXELS.ravel().tolist()}
+    wrong = tensor | {"datatype": "FP64"}
+    for place in ("digits", f"digits/versions/{VERSION}"):
+        answer = raw.post(f"/v2/models/{place}/infer", json={"id": "mine", "inputs": [tensor]}).json()
+        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", "digits", VERSION)
+        expected = Predictor(bundle).answer([PNG])[0]
+        assert isinstance(expected, dict)
+        assert {each["name"]: each["data"] for each in answer["outputs"]}["label"] == [expected["label"]]
+        refused = raw.post(f"/v2/models/{place}/infer", json={"inputs": [wrong]})
+        assert refused.status_code == 400
+        assert "FP64" in refused.json()["error"]
+    assert raw.post("/v2/models/nobody/infer", json={"inputs": [tensor]}).status_code == 404
 
 
 # --- what is refused
@@ -212,3 +234,7 @@ def test_tokens_are_private_and_every_port_is_loopback(server: TorchServe) -> No
     assert len({address.port for address in ports}) >= 2
     assert {address.ip.removeprefix("::ffff:") for address in ports} == {"127.0.0.1"}
     assert not (endpoint.scratch / ".ses").exists(), "ONNX Runtime's telemetry is off"
+    metrics = httpx.get(f"{endpoint.metrics_url}/metrics")
+    assert metrics.is_success, "metrics need no token"
+    if server.kind == "onnx":
+        assert 'fairlead_requests_total{kind="predict",model="digits",' in metrics.text

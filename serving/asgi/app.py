@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -21,6 +22,7 @@ from serving.asgi.body import Refused, body_of, read_body
 from serving.asgi.keys import Keys
 from serving.asgi.models import Models
 from serving.config import ServerSettings
+from serving.metrics import CONTENT_TYPE, page
 from serving.openapi import document
 from serving.worker.messages import JSON, Reply, Request, answered
 from serving.worker.v2 import model_metadata, server_metadata
@@ -90,6 +92,7 @@ class App:
         self.models, self.settings, self.ready = models, settings, ready
         routes = [
             Route("/ping", self._ping, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
         ]
         for place, kind in (("predictions", "predict"), ("explanations", "explain")):
@@ -148,6 +151,10 @@ class App:
         if self.ready() and self.models.described():
             return response(answered({"status": "Healthy"}), http.scope["request_id"])
         raise Refused(503, "not ready: no model is loaded")
+
+    async def _metrics(self, http: Http) -> Response:
+        assert self.models.state is not None
+        return Response(await asyncio.to_thread(page, self.models.state), media_type=CONTENT_TYPE)
 
     async def _openapi(self, http: Http) -> Response:
         specs = self.models.specs()

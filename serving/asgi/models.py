@@ -110,7 +110,7 @@ class Models:
         }
         for key in wanted.keys() - self._loaded.keys() - self._failed.keys():
             try:
-                self._loaded[key] = await asyncio.to_thread(self._load, wanted[key])
+                self._loaded[key] = await asyncio.to_thread(self._load, key[0], wanted[key])
             except Exception as error:
                 if first:
                     raise
@@ -120,6 +120,8 @@ class Models:
         self._failed = {key: reason for key, reason in self._failed.items() if key in wanted}
         for key in self._loaded.keys() - wanted.keys() - self._defaults.items():
             gone = self._loaded.pop(key)
+            if gone.worker.observer:
+                gone.worker.observer.unloaded(key[1])
             await asyncio.gather(gone.quick.drained(), gone.slow.drained())
 
     def _in_force(self, table: Table) -> dict[str, str]:
@@ -132,10 +134,10 @@ class Models:
                     break
         return found
 
-    def _load(self, bundle: Path) -> Loaded:
-        settings, worker = self.settings, Worker(bundle, threads=1, state=self.state)
+    def _load(self, name: str, bundle: Path) -> Loaded:
+        settings, worker = self.settings, Worker(bundle, threads=1, state=self.state, name=name)
         room = max(1, settings.queue_size // settings.workers)
         limits = (room, float(settings.response_timeout), self._hung)
         return Loaded(
-            worker, Batcher(worker.answer, settings.batch_size, *limits), Batcher(worker.answer, 1, *limits)
+            worker, Batcher(worker.answer, settings.batch_size, *limits), Batcher(worker.own, 1, *limits)
         )

@@ -15,7 +15,7 @@ from serving.asgi.keys import write_keys
 from serving.asgi.management import write_wanted
 from serving.asgi.run import RUN, WORKERS, Run, read_table
 from serving.client import KEY_FILE, Endpoint
-from serving.config import CONSOLE, TETHER, ServerError, environment
+from serving.config import CONSOLE, TETHER, ServerError, environment, write_options
 from serving.process import running
 from serving.server import PREFIX, TorchServe, record
 from serving.state import Models
@@ -44,6 +44,7 @@ class OnnxServer(TorchServe):
             run = Run(folder=self.folder, key_file=keys, host=self.settings.host, settings=self.settings)
             (scratch / RUN).write_text(run.model_dump_json())
             write_wanted(scratch, models)
+            write_options(self.folder, self.settings)
             with (self.folder / CONSOLE).open("wb") as console:
                 process = subprocess.Popen(
                     command_line(scratch, self.owned),

@@ -32,17 +32,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: HTTP status, body, and headers besides the content type."""
+    """One answer: HTTP status, body, and headers besides the content type.
+
+    `said` is the prediction that the body tells, for the request log and the metrics.
+    """
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, Any] | None = None
 
 
 def answered(content: Any, headers: Mapping[str, str] | None = None) -> Reply:
     """A good answer in JSON."""
-    return Reply(200, json.dumps(content).encode(), headers=headers or {})
+    said = content if isinstance(content, dict) else None
+    return Reply(200, json.dumps(content).encode(), headers=headers or {}, said=said)
 
 
 def refused(status: int, reason: object, request: Request, headers: Mapping[str, str] | None = None) -> Reply:

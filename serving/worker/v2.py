@@ -14,11 +14,11 @@ import numpy as np
 
 from serving.inputs import generation
 from serving.inputs.body import BadInput
-from serving.inputs.ragged import gather
 from serving.inputs.series import check_steps
 from serving.inputs.spec import DataSpec
 from serving.predictor import Predictor
 from serving.worker.messages import MOST_ROWS, Reply, Request, limited, refused
+from serving.worker.rows import TooSlow, decoded, outputs_of
 from serving.worker.tensors import Asked, Tensor, datatype_of, read, write
 
 EXTENSIONS = ["binary_tensor_data"]
@@ -75,7 +75,7 @@ def _described(spec: DataSpec) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         yield "values", "FP32", (-1, len(spec.outputs))
 
 
-def outputs_of(spec: DataSpec, found: np.ndarray) -> dict[str, np.ndarray]:
+def tensors_of(spec: DataSpec, found: np.ndarray) -> dict[str, np.ndarray]:
     """The named outputs of rows of a network's outputs, (N, K)."""
     if spec.task == "generation":
         pictures = np.stack([generation.picture(row, spec) for row in found])
@@ -108,17 +108,9 @@ def rows_of(predictor: Predictor, tensor: Tensor) -> list[np.ndarray]:
     if tensor.datatype == BYTES:
         if tensor.values.size != count:
             raise BadInput(f"input '{tensor.name}': BYTES must have the shape [{count}], a body a row")
-        return [_row(at, predictor.decode, body) for at, body in enumerate(tensor.values.ravel())]
+        return decoded(predictor.decode, list(tensor.values.ravel()))
     _check_form(spec, tensor)
-    return [_row(at, lambda row: _canonical(spec, row), row) for at, row in enumerate(tensor.values)]
-
-
-def _row(at: int, make: Any, given: Any) -> np.ndarray:
-    try:
-        row: np.ndarray = make(given)
-    except BadInput as error:
-        raise BadInput(f"row {at}: {error}") from None
-    return row
+    return decoded(lambda row: _canonical(spec, row), tensor.values)
 
 
 def _check_form(spec: DataSpec, tensor: Tensor) -> None:
@@ -172,7 +164,7 @@ def infer(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
             good.append((at, asked, rows_of(predictor, asked.inputs[0])))
         except BadInput as error:
             replies[at] = refused(400, error, request)
-    found = _outputs(predictor, [rows for _, _, rows in good])
+    found = outputs_of(predictor, [rows for _, _, rows in good])
     for (at, asked, _), outputs in zip(good, found, strict=True):
         replies[at] = _answer(predictor, requests[at], asked, outputs)
     return [replies[at] for at in range(len(requests))]
@@ -188,24 +180,6 @@ def _answer(predictor: Predictor, request: Request, asked: Asked, outputs: np.nd
     try:
         if isinstance(outputs, BadInput):
             raise outputs
-        return limited(write(asked, head, outputs_of(predictor.spec, outputs)), request)
+        return limited(write(asked, head, tensors_of(predictor.spec, outputs)), request)
     except BadInput as error:
-        return refused(400, error, request)
-
-
-def _outputs(predictor: Predictor, parts: Sequence[list[np.ndarray]]) -> list[np.ndarray | BadInput]:
-    """The outputs of each part's rows; where the graph itself refuses values, of those parts that it takes.
-
-    Tokens beyond its vocabulary, which only the graph knows, are such values.
-    """
-    if not parts:
-        return []
-    rows = [row for part in parts for row in part]
-    try:
-        found = predictor.outputs(gather(rows, predictor.spec.input))
-    except Exception as error:  # ONNX Runtime's own classes derive from nothing narrower
-        if len(parts) == 1:
-            return [BadInput(f"the model cannot take these values: {str(error).splitlines()[0]}")]
-        return [_outputs(predictor, [part])[0] for part in parts]
-    ends = np.cumsum([len(part) for part in parts])
-    return list(np.split(found, ends[:-1]))
+        return refused(413 if isinstance(error, TooSlow) else 400, error, request)
