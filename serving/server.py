@@ -146,6 +146,8 @@ class TorchServe:
         check_models(models)
         for setting in PORTS:
             check_port(self.settings.host, getattr(self.settings, setting), setting)
+        if self.settings.grpc_port:
+            check_port(self.settings.host, self.settings.grpc_port, "grpc_port")
         write_models(self.folder, models)
         return models
 
