@@ -13,6 +13,7 @@ for command in (
     asking.predict,
     score.score,
     tracing.trace,
+    tracing.replay,
     project.ui,
     project.check,
     project.recipe,

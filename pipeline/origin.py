@@ -78,6 +78,16 @@ def machine() -> str:
     )
 
 
+def digests(**files: Path) -> dict[str, str]:
+    """Tags with the SHA-256 of files that a run keeps."""
+    return {f"{name}.sha256": hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def packages() -> list[str]:
+    """The installed packages as `name==version`."""
+    return sorted({f"{each.metadata['Name']}=={each.version}" for each in metadata.distributions()})
+
+
 @contextmanager
 def kept(best: Path) -> Iterator[Path]:
     """A folder of what a run keeps besides `params.yaml`: the patch, the packages, what `tune` found."""
@@ -87,8 +97,6 @@ def kept(best: Path) -> Iterator[Path]:
         changes = patch()
         if changes and len(changes) <= LARGEST:
             (folder / Path(PATCH).name).write_bytes(changes)
-        packages = {each.metadata["Name"]: each.version for each in metadata.distributions()}
-        listed = sorted(f"{name}=={version}\n" for name, version in packages.items())
-        (folder / Path(ENVIRONMENT).name).write_text("".join(listed))
+        (folder / Path(ENVIRONMENT).name).write_text("\n".join(packages()) + "\n")
         (folder / Path(BEST).name).write_bytes(best.read_bytes())
         yield folder

@@ -53,7 +53,7 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
     for context, folder in (("training", job.train_folder), ("validation", job.val_folder)):
         run.data(job.spec.source, data_digest(folder), folder.as_posix(), context)
     run.files(PARAMS)
-    run.tags({"machine": origin.machine()})
+    run.tags({"machine": origin.machine(), **origin.digests(params=PARAMS, best=BEST)})
     with origin.kept(BEST) as folder:
         run.files(folder, "origin")
     if (picture := job.train_folder / "samples.png").exists():
