@@ -11,13 +11,13 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.store import Blessed, again, fetch, stored
-from serving.client import Client, Endpoint, RequestError, read_endpoint, read_token
-from serving.config import ServerError
+from serving.client import Client, Endpoint, RequestError, read_endpoint
+from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.management import Management
 from serving.process import running, stop
-from serving.server import ServerSettings, TorchServe
 from serving.state import Models, read_models, write_models
+from serving.supervisor import Plan, supervise
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -167,11 +167,9 @@ def _restored(name: str, report: Report) -> Models:
 
 
 def _run(models: Models, report: Report) -> None:
-    """Start Java with these models, and return once each has answered."""
+    """Start a supervisor that starts Java with these models, and return once each has answered."""
     write_models(FOLDER, models)
-    TorchServe(None, section("server", ServerSettings), FOLDER, owned=False, model_api=True).start(
-        progress=report
-    )
+    supervise(FOLDER, Plan(settings=section("server", ServerSettings), model_api=True), report)
     for name, served in models.models.items():
         known = history.defaults(name)
         before = known[-1] if known else None
@@ -280,11 +278,11 @@ def client(name: str | None = None) -> Client:
         RequestError: no server was started, or it is down.
         ServerError: it does not serve that model.
     """
-    endpoint = read_endpoint(FOLDER)
+    read_endpoint(FOLDER)  # a server that was never started is said first
     served = read_models(FOLDER).models
     if name is not None and name not in served:
         raise ServerError(
             f"the server has no model '{name}'; it serves {', '.join(sorted(served)) or 'none'}"
         )
     own = section("name", Name)
-    return Client(endpoint.url, read_token(FOLDER), name or (own if own in served else endpoint.name))
+    return Client.local(FOLDER, name=name or (own if own in served else None))
