@@ -14,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -21,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from serving.inputs.spec import read_json
 
 STATE_FILE = "server.json"
+Kind = Literal["torchserve", "onnx"]
 SUPERVISOR_FILE = "supervisor.json"
 KEY_FILE = "key_file.json"  # TorchServe writes it into its working folder, with fresh tokens at every start
 FIRST, LONGEST = 0.1, 2.0  # seconds: the longest wait before the first retry, and before any
@@ -57,6 +59,7 @@ class RequestError(ValueError):
 class Endpoint(BaseModel, extra="forbid", frozen=True):
     """A server as its state folder describes it; tokens stay in TorchServe's own key file."""
 
+    kind: Kind = Field("torchserve", description="Which server it is, a key of `serving.servers.SERVERS`.")
     pid: int = Field(description="Process id of Java, also its session's.")
     created: float = Field(description="When that process began, in seconds since 1970; tells a reused id.")
     name: str = Field(description="The model's name.")
@@ -168,6 +171,24 @@ class Client:
         """
         headers = {"Content-Type": content_type, "X-Request-Id": request_id or uuid.uuid4().hex}
         answer: dict[str, Any] = self._ask(self._path, body, headers)
+        return answer
+
+    def explain(
+        self, body: bytes, content_type: str = "application/octet-stream", target: str | None = None
+    ) -> dict[str, Any]:
+        """What the answer to one raw body depends on: `target`, `score`, `attributions` and how they were found.
+
+        `target` is the class or value to explain; None takes the answer itself.
+
+        Raises:
+            RequestError: as of `predict`.
+        """
+        headers = {"Content-Type": content_type, "X-Request-Id": uuid.uuid4().hex}
+        if target is not None:
+            headers["X-Explain-Target"] = quote(target)
+        answer: dict[str, Any] = self._ask(
+            self._path.replace("predictions", "explanations", 1), body, headers
+        )
         return answer
 
     def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Any:
