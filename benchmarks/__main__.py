@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, training
+from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, training
 
 ALL = {
     "training": training.run,
@@ -20,6 +20,7 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "rolling": rolling.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
