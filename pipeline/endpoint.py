@@ -17,8 +17,9 @@ from serving.deploy import Rollout, changing
 from serving.grpc_client import GrpcClient
 from serving.management import Management
 from serving.process import running, stop
-from serving.server import ServerSettings, TorchServe
+from serving.server import ServerSettings
 from serving.state import Models, read_models, write_models
+from serving.supervisor import Plan, supervise
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -168,11 +169,9 @@ def _restored(name: str, report: Report) -> Models:
 
 
 def _run(models: Models, report: Report) -> None:
-    """Start Java with these models, and return once each has answered."""
+    """Start these models under a supervisor that brings them back, and return once each has answered."""
     write_models(FOLDER, models)
-    TorchServe(None, section("server", ServerSettings), FOLDER, owned=False, model_api=True).start(
-        progress=report
-    )
+    supervise(FOLDER, Plan(settings=section("server", ServerSettings), model_api=True), report)
     for name, served in models.models.items():
         known = history.defaults(name)
         before = known[-1] if known else None
