@@ -60,6 +60,9 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         "127.0.0.1",
         description="Loopback only: beyond one machine, put a front with TLS and timeouts before it.",
     )
+    kind: Literal["torchserve", "onnx"] = Field(
+        "torchserve", description="Which server: TorchServe, or ONNX Runtime behind a small app of ours."
+    )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
     metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")
@@ -91,6 +94,12 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         ge=1024,
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    client_timeout: int = Field(
+        20,
+        ge=1,
+        le=600,
+        description="Seconds in which a request must come in whole, at the second server and at a front.",
     )
     max_requests_per_second: float = Field(
         0,

@@ -16,7 +16,7 @@ from serving.config import PORTS, ServerError
 from serving.inputs.spec import read_json
 
 GONE = 10.0  # seconds that a killed process may take to be gone
-WORKER = "model_service_worker.py"
+WORKERS = ("model_service_worker.py", "serving.asgi.worker")
 
 
 def running(folder: Path) -> Endpoint | None:
@@ -112,7 +112,7 @@ def _session(endpoint: Endpoint) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             same = process.pid != endpoint.pid and os.getsid(process.pid) == endpoint.pid
-            if same and any(WORKER in word for word in process.cmdline()):
+            if same and any(worker in word for word in process.cmdline() for worker in WORKERS):
                 found.append(process)
     return found
 
