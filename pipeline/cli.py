@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.commands import asking, project, serve
+from pipeline.commands import asking, project, score, serve
 from pipeline.commands.common import group
 
 app = group("Fairlead: from data to a tuned, judged, tracked, certified and served model.")
 app.add_typer(serve.app, name="serve")
-for command in (asking.predict, project.ui, project.check, project.recipe, project.summary):
+for command in (asking.predict, score.score, project.ui, project.check, project.recipe, project.summary):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from serving import batching
+from serving.inputs.spec import write_json
+from serving.worker.options import OPTIONS, Options
 
 if TYPE_CHECKING:
     from serving.state import Models
@@ -83,6 +85,18 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         ge=1024,
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    max_requests_per_second: float = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Requests that are answered in a second, divided among the workers; more get a 429. 0: no limit.",
+    )
+    request_log_mb: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Size of the log of requests and answers, in MiB; the oldest are deleted. 0: no log.",
     )
     token_minutes: int = Field(
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
@@ -187,6 +201,15 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
     return kept | threads | ours
 
 
+def write_options(folder: Path, settings: ServerSettings) -> None:
+    """Write what each worker reads at its start, whichever server it is in, into the state folder."""
+    options = Options(
+        requests_per_second=settings.max_requests_per_second / settings.workers,
+        log_bytes=settings.request_log_mb * 1024**2,
+    )
+    write_json(folder / OPTIONS, options)
+
+
 def stock(scratch: Path, name: str, version: str, archive: Path) -> str:
     """Put an archive into the model store of a server, the only folder that it loads by name; gives its name there."""
     store = scratch / "store"
@@ -250,6 +273,7 @@ def write_config(
     lines = [f"{key}={_escape(value)}" for key, value in properties.items()]
     (folder / CONFIG).write_text("\n".join(lines) + "\n")
     (folder / "log4j2.xml").write_text(LOG4J.format(log=folder / LOG))
+    write_options(folder, settings)
     (folder / "metrics.yaml").write_text(json.dumps(_metrics(), indent=1))  # JSON is YAML
 
 

@@ -24,7 +24,7 @@ _loaded: dict[str, Worker] = {}
 OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def _load(folder: str) -> Worker:
+def _load(folder: str, name: str) -> Worker:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime reports to Microsoft, from 1.32 on
     sys.path.insert(0, folder)
     for name in [name for name in sys.modules if name == "serving" or name.startswith("serving.")]:
@@ -32,7 +32,7 @@ def _load(folder: str) -> Worker:
     from serving.worker.worker import Worker
 
     state = os.environ.get("FAIRLEAD_STATE")
-    return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None)
+    return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None, name=name)
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -62,23 +62,43 @@ def _body(item: dict[str, Any]) -> bytes | dict[str, Any]:
 
 
 def _requests(batch: list[dict[str, Any]], context: Any) -> list[Request]:
-    """The batch as requests; one that brings a proper `X-Request-Id` keeps it."""
+    """The batch as requests; one that brings a proper `X-Request-Id` keeps it.
+
+    Over gRPC there are no headers: what lies beside the `body` among a prediction's inputs stands for them.
+    """
     from serving.worker.messages import Request
 
     found = []
     for at, item in enumerate(batch):
         given = context.get_all_request_header(at) or {}
-        headers = {str(name).lower(): str(value) for name, value in given.items()}
+        headers = {name.lower(): value for name, value in given.items() if isinstance(value, str)}
+        if not headers and "body" in item:
+            headers = {name.lower(): _text(value) for name, value in item.items() if name != "body"}
+            item = {"body": item["body"]}
         own = headers.get("x-request-id", "")
         request_id = own if OWN_ID.fullmatch(own) else str(context.get_request_id(at))
-        found.append(Request(request_id, _body(item), headers))
+        found.append(Request(request_id, _body(item), headers, _kind(headers, item)))
     return found
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
+
+
+def _kind(headers: dict[str, str], item: dict[str, Any]) -> str:
+    """What is asked for: TorchServe's headers tell `/predictions` (a `url_path`) from KServe's addresses."""
+    if headers.get("explain") == "True":
+        return "explain"
+    if "explain" not in headers or "url_path" in headers:
+        return "predict"
+    # `/v1/models/NAME:predict` and `/v2/models/NAME/infer` differ by nothing but what they bring
+    return "predict" if b'"instances"' in bytes(item.get("body", b"")) else "infer"
 
 
 def handle(batch: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
     """Answer a batch; an item that cannot be decoded gets its own 400 with a reason."""
     if batch is None:
-        _loaded["worker"] = _load(context.system_properties["model_dir"])
+        _loaded["worker"] = _load(context.system_properties["model_dir"], context.model_name)
         _hush()
         return None
     replies = _loaded["worker"].answer(_requests(batch, context))

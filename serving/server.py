@@ -118,8 +118,8 @@ class TorchServe:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def client(self) -> Client:
-        """A client of this server, with its token."""
-        return Client.local(self.folder, self.settings.response_timeout + 5.0)
+        """A client of this server that tries once, as what checks or measures a server must see it fail."""
+        return Client.local(self.folder, self.settings.response_timeout + 5.0, retries=0)
 
     def __enter__(self) -> TorchServe:
         return self

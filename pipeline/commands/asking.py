@@ -52,7 +52,7 @@ def predict(
                 )
             except RequestError as error:
                 failed = True
-                hint = "" if error.status else "; 'make serve' starts the server"
+                hint = "" if error.reached else "; 'make serve' starts the server"
                 typer.echo(f"{file}: {error}{hint}", err=True)
                 continue
             except OSError as error:
