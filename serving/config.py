@@ -60,9 +60,18 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         "127.0.0.1",
         description="Loopback only: beyond one machine, put a front with TLS and timeouts before it.",
     )
+    kind: Literal["torchserve", "onnx"] = Field(
+        "torchserve", description="Which server: TorchServe, or ONNX Runtime behind a small app of ours."
+    )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
     metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")
+    grpc_port: int = Field(
+        0,
+        ge=0,
+        le=65_534,
+        description="Port for predictions over gRPC; 0 takes a free one, which nobody is told.",
+    )
     workers: int = Field(2, ge=1, le=64, description="Python worker processes, one CPU thread each.")
     batch_size: int = Field(8, ge=1, le=1024, description="Most requests that one forward pass answers.")
     max_batch_delay: int = Field(
@@ -85,6 +94,12 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         ge=1024,
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    client_timeout: int = Field(
+        20,
+        ge=1,
+        le=600,
+        description="Seconds in which a request must come in whole, at the second server and at a front.",
     )
     max_requests_per_second: float = Field(
         0,
@@ -110,8 +125,11 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
-        if len({getattr(self, port) for port in PORTS}) < len(PORTS):
-            raise ValueError(f"{', '.join(PORTS)} must differ")
+        ports = (*PORTS, "grpc_port") if self.grpc_port else PORTS
+        if len({getattr(self, port) for port in ports}) < len(ports):
+            raise ValueError(f"{', '.join(ports)} must differ")
+        if 0 < self.grpc_port < 1024:
+            raise ValueError(f"grpc_port must be 0, or 1024 or more; found {self.grpc_port}")
         return self
 
 
@@ -239,8 +257,9 @@ def write_config(
     (scratch / "workflows").mkdir()
     properties = {
         **{f"{port[:-5]}_address": f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS},
-        # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback.
-        **{f"grpc_{kind}_port": "0" for kind in ("inference", "management")},
+        # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback. Either takes its own token.
+        "grpc_inference_port": str(settings.grpc_port),
+        "grpc_management_port": "0",
         **{f"grpc_{kind}_address": settings.host for kind in ("inference", "management")},
         "model_store": str(scratch / "store"),
         "workflow_store": str(scratch / "workflows"),
@@ -253,6 +272,7 @@ def write_config(
         "allowed_urls": "(?!)",  # matches nothing: neither models nor workflows come from an address
         "enable_model_api": str(model_api).lower(),
         "enable_envvars_config": "false",
+        "ts_open_inference_protocol": "true",  # else nothing answers at /v2 and /v2/health
         "disable_token_authorization": "false",
         "install_py_dep_per_model": "false",
         "token_expiration_min": str(settings.token_minutes),

@@ -15,7 +15,7 @@ from serving.client import KEY_FILE, STATE_FILE, Endpoint, RequestError, read_en
 from serving.config import PORTS, ServerError
 
 GONE = 10.0  # seconds that a killed process may take to be gone
-WORKER = "model_service_worker.py"
+WORKERS = ("model_service_worker.py", "serving.asgi.worker")
 
 
 def running(folder: Path) -> Endpoint | None:
@@ -70,7 +70,7 @@ def _session(endpoint: Endpoint) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             same = process.pid != endpoint.pid and os.getsid(process.pid) == endpoint.pid
-            if same and any(WORKER in word for word in process.cmdline()):
+            if same and any(worker in word for word in process.cmdline() for worker in WORKERS):
                 found.append(process)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,20 +34,23 @@ class Request:
 class Reply:
     """One answer: HTTP status, body, and headers besides the content type.
 
-    `said` is the prediction that the body tells, for the request log and the metrics.
+    `said` is the prediction that the body tells, or those of many rows, for the request log and the metrics.
     """
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
-    said: Mapping[str, Any] | None = None
+    said: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
 
 
-def answered(content: Any, headers: Mapping[str, str] | None = None) -> Reply:
-    """A good answer in JSON."""
-    said = content if isinstance(content, dict) else None
-    return Reply(200, json.dumps(content).encode(), headers=headers or {}, said=said)
+def answered(
+    content: dict[str, Any],
+    headers: Mapping[str, str] | None = None,
+    said: Sequence[Mapping[str, Any]] | None = None,
+) -> Reply:
+    """A good answer in JSON; `said` are its predictions where it is none itself."""
+    return Reply(200, json.dumps(content).encode(), headers=headers or {}, said=said or content)
 
 
 def refused(status: int, reason: object, request: Request, headers: Mapping[str, str] | None = None) -> Reply:

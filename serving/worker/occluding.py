@@ -21,7 +21,7 @@ from serving.worker.messages import Body
 
 FINE = 4  # digits of an attribution that are told
 SQUARES = 13  # of an image, down as across
-STRETCHES = 16  # of a series
+STRETCHES = 24  # of a series
 LARGEST_MAP = 128  # pixels of a map's side; a larger one is told in fewer
 
 

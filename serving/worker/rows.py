@@ -144,7 +144,7 @@ def decoded(decode: Callable[[Any], np.ndarray], given: Iterable[Any]) -> list[n
 def _together(predictor: Predictor, request: Request, outputs: np.ndarray) -> Reply:
     told = [named(predictor.spec, row) for row in outputs]
     whole = {"predictions": told, "model_version": predictor.version, "request_id": request.id}
-    return limited(answered(whole), request)
+    return limited(answered(whole, said=told), request)
 
 
 def outputs_of(predictor: Predictor, groups: Sequence[list[np.ndarray]]) -> list[Part]:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -222,8 +222,10 @@ def _numbers(name: str, datatype: str, data: object) -> np.ndarray:
         raise BadInput(f"input '{name}': 'data' holds what {datatype} cannot: {error}") from None
 
 
-def write(asked: Asked, head: dict[str, Any], outputs: dict[str, np.ndarray]) -> Reply:
-    """The answer: the named outputs, or all, each in the form that was asked for.
+def write(
+    asked: Asked, head: dict[str, Any], outputs: dict[str, np.ndarray], said: Sequence[Mapping[str, Any]]
+) -> Reply:
+    """The answer: the named outputs, or all, each in the form that was asked for; `said` is for the log alone.
 
     Raises:
         BadInput: an output was asked for that there is none of.
@@ -246,9 +248,9 @@ def write(asked: Asked, head: dict[str, Any], outputs: dict[str, np.ndarray]) ->
         told.append(entry)
     text = json.dumps({**head, "outputs": told}).encode()
     if not tail:
-        return Reply(200, text)
+        return Reply(200, text, said=said)
     length = {"Inference-Header-Content-Length": str(len(text))}
-    return Reply(200, text + tail, "application/octet-stream", length)
+    return Reply(200, text + tail, "application/octet-stream", length, said)
 
 
 def _to_binary(values: np.ndarray) -> bytes:

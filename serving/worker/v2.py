@@ -16,7 +16,7 @@ from serving.inputs import generation
 from serving.inputs.body import BadInput
 from serving.inputs.series import check_steps
 from serving.inputs.spec import DataSpec
-from serving.predictor import Predictor
+from serving.predictor import Predictor, named
 from serving.worker.messages import MOST_ROWS, Reply, Request, limited, refused
 from serving.worker.rows import TooSlow, decoded, outputs_of
 from serving.worker.tensors import Asked, Tensor, datatype_of, read, write
@@ -180,6 +180,7 @@ def _answer(predictor: Predictor, request: Request, asked: Asked, outputs: np.nd
     try:
         if isinstance(outputs, BadInput):
             raise outputs
-        return limited(write(asked, head, tensors_of(predictor.spec, outputs)), request)
+        said = [named(predictor.spec, row) for row in outputs]
+        return limited(write(asked, head, tensors_of(predictor.spec, outputs), said), request)
     except BadInput as error:
         return refused(413 if isinstance(error, TooSlow) else 400, error, request)

@@ -1,0 +1,217 @@
+"""One live TorchServe through every interface: rows, the Open Inference Protocol, gRPC, explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as triton
+from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from serving.archive import build_archive
+from serving.client import RequestError, read_token
+from serving.grpc_client import METHOD, GrpcClient
+from serving.protos import torchserve
+from serving.server import TorchServe, free_ports, running
+from tests.live import settings_of
+from tests.planted import COLUMN, planted
+
+pytestmark = pytest.mark.slow
+ROW = b'{"age": 30, "income": 0.9, "member": true, "colour": "red"}'
+CSV = b"30,0.9,true,red\n30,0.1,true,red\n"
+TENSOR = np.array([[30, 0.9, 1, 1], [30, 0.1, 1, 1]], np.float32)
+ITS_OWN = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServe]:
+    """One worker and a long delay, so that requests sent together share a batch."""
+    folder = tmp_path_factory.mktemp("interfaces")
+    build_archive(planted(folder / "bundle", "table"), folder / "table.mar", "table")
+    settings = settings_of(max_batch_delay=50, grpc_port=free_ports()["inference_port"])
+    with TorchServe(folder / "table.mar", settings, folder / "state") as started:
+        started.start(ROW, "application/json")
+        yield started
+
+
+@pytest.fixture
+def raw(server: TorchServe) -> Iterator[httpx.Client]:
+    endpoint = running(server.folder)
+    assert endpoint
+    headers = {"Authorization": f"Bearer {read_token(server.folder)}"}
+    with httpx.Client(base_url=endpoint.url, headers=headers, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def channel(server: TorchServe) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.settings.grpc_port}") as opened:
+        yield opened
+
+
+def called(server: TorchServe, channel: grpc.Channel, method: str, request: Any, response: Any) -> Any:
+    call = channel.unary_unary(
+        method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+    )
+    return call(request, timeout=20, metadata=[("authorization", f"Bearer {read_token(server.folder)}")])
+
+
+# --- HTTP
+
+
+def test_rows_are_answered_in_order(raw: httpx.Client) -> None:
+    for body in (
+        CSV,
+        b"member,age,colour,income\ntrue,30,red,0.9\ntrue,30,red,0.1",
+        json.dumps({"instances": [json.loads(ROW), [30, 0.1, True, "red"]]}).encode(),
+    ):
+        told = raw.post("/predictions/table", content=body, headers={"X-Request-Id": "rows-1"}).json()
+        assert [each["label"] for each in told["predictions"]] == ["yes", "no"], body
+        assert (told["model_version"], told["request_id"]) == ("1234abcd", "rows-1")
+    told = raw.post("/v1/models/table:predict", json={"instances": [json.loads(ROW)]}).json()
+    assert [each["label"] for each in told["predictions"]] == ["yes"]
+
+
+def triton_to(server: TorchServe) -> tuple[InferenceServerClient, dict[str, str]]:
+    endpoint = running(server.folder)
+    assert endpoint
+    client = InferenceServerClient(endpoint.url.removeprefix("http://"))
+    return client, {"Authorization": f"Bearer {read_token(server.folder)}"}
+
+
+def test_tritonclient_is_answered_over_http(server: TorchServe) -> None:
+    client, token = triton_to(server)
+    assert client.is_server_live(headers=dict(token))
+    assert client.is_server_ready(headers=dict(token))
+    assert client.get_server_metadata(headers=dict(token))["name"] == "Torchserve"
+    given = InferInput("row", [2, 4], "FP32")
+    given.set_data_from_numpy(TENSOR)
+    found = client.infer("table", [given], headers=dict(token), request_id="mine")
+    assert found.as_numpy("label").tolist() == [b"yes", b"no"]
+    assert found.get_response()["id"] == "mine"
+    given = InferInput("row", [1, 3], "FP32")
+    given.set_data_from_numpy(TENSOR[:1, :3])
+    with pytest.raises(InferenceServerException, match=r"shape \[1, 3\]; expected \[-1, 4\]"):
+        client.infer("table", [given], headers=dict(token))
+    client.close()
+
+
+def test_what_torchserve_does_not_answer_of_the_protocol(server: TorchServe, raw: httpx.Client) -> None:
+    """As docs/serving.md says; where an update of TorchServe answers more, say so there."""
+    client, token = triton_to(server)
+    assert not client.is_model_ready("table", headers=dict(token))
+    assert raw.get("/v2/models/table").status_code == 404
+    assert raw.post("/v2/models/table/versions/1234abcd/infer", content=b"{}").status_code == 501
+    client.close()
+
+
+def test_an_explanation_names_the_column_that_decides_and_spoils_no_prediction(raw: httpx.Client) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        explained = [pool.submit(raw.post, "/explanations/table", content=ROW) for _ in range(3)]
+        predicted = [pool.submit(raw.post, "/predictions/table", content=ROW) for _ in range(6)]
+        broken = [pool.submit(raw.post, "/explanations/table", content=b"{}") for _ in range(3)]
+    for future in explained:
+        told = future.result().json()
+        assert (told["target"], told["model_version"]) == ("yes", "1234abcd")
+        assert max(told["attributions"], key=told["attributions"].get) == COLUMN
+    assert all(future.result().json()["label"] == "yes" for future in predicted)
+    for future in broken:
+        assert future.result().status_code == 400
+        assert "missing columns" in future.result().json()["error"]
+    no = raw.post("/explanations/table", content=ROW, headers={"X-Explain-Target": "no"}).json()
+    assert (no["target"], min(no["attributions"], key=no["attributions"].get)) == ("no", COLUMN)
+    plain = raw.post("/predictions/table", content=ROW, headers={"Explain": "True"}).json()
+    assert plain["label"] == "yes", "a client's own header changes nothing"
+
+
+# --- gRPC
+
+
+def test_grpc_gives_the_answers_and_errors_of_http(server: TorchServe) -> None:
+    with GrpcClient.local(server.folder) as over_grpc, server.client() as over_http:
+        answer = over_grpc.predict(ROW, request_id="own-1")
+        assert answer["request_id"] == "own-1"
+        assert {**answer, "request_id": 0} == {**over_http.predict(ROW), "request_id": 0}
+        assert [each["label"] for each in over_grpc.predict(CSV)["predictions"]] == ["yes", "no"]
+        for bad in (b"{}", b"1,2", b"", b'["a"]'):
+            errors = []
+            for client in (over_grpc, over_http):
+                with pytest.raises(RequestError) as refused:
+                    client.predict(bad)  # type: ignore[attr-defined]
+                errors.append((str(refused.value), refused.value.status))
+            assert errors[0] == errors[1]
+            assert errors[0][1] == 400
+        with pytest.raises(RequestError, match="404: Model version: 9 does not exist"):
+            over_grpc.predict(ROW, version="9")
+
+
+def test_grpc_wants_the_token_a_known_model_and_a_server(server: TorchServe) -> None:
+    address = f"127.0.0.1:{server.settings.grpc_port}"
+    for token in ("wrong", read_token(server.folder, "management")):
+        with GrpcClient(address, token, "table") as client:
+            with pytest.raises(RequestError, match="403: Token Authorization failed") as refused:
+                client.predict(ROW)
+            assert refused.value.status == 403
+    nothing = GrpcClient(address, read_token(server.folder), "nothing")
+    with nothing, pytest.raises(RequestError, match="404: Model not found: nothing"):
+        nothing.predict(ROW)
+    with GrpcClient(f"127.0.0.1:{free_ports()['inference_port']}", "x", "table") as client:
+        with pytest.raises(RequestError, match="cannot reach") as refused:
+            client.predict(ROW)
+        assert refused.value.status is None
+
+
+def test_a_body_over_the_limit_is_refused_over_grpc(server: TorchServe) -> None:
+    with GrpcClient.local(server.folder) as client:
+        with pytest.raises(RequestError, match="413") as refused:
+            client.predict(b"x" * (server.settings.max_request_bytes + 1))
+        assert refused.value.status == 413
+        assert client.predict(ROW)["label"] == "yes"
+
+
+def test_no_call_of_torchserves_own_grpc_ends_a_worker(server: TorchServe, channel: grpc.Channel) -> None:
+    """TorchServe itself would end it: after a streamed prediction, and after an inference that is refused."""
+    workers = worker_ids(server)
+    messages = torchserve()
+    request = messages.PredictionsRequest(model_name="table", input={"body": ROW})
+    stream = channel.unary_stream(
+        METHOD.replace("Predictions", "StreamPredictions"),
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=messages.PredictionResponse.FromString,
+    )
+    metadata = [("authorization", f"Bearer {read_token(server.folder)}")]
+    (one,) = stream(request, timeout=20, metadata=metadata)
+    assert json.loads(one.prediction)["label"] == "yes"
+    right = triton.ModelInferRequest(model_name="table", id="i1")
+    tensor = right.inputs.add(name="row", datatype="FP32", shape=[2, 4])
+    tensor.contents.fp32_contents.extend(TENSOR.ravel().tolist())
+    bodies = triton.ModelInferRequest(model_name="table")
+    bodies.inputs.add(name="row", datatype="BYTES", shape=[1]).contents.bytes_contents.append(ROW)
+    for asked, label in ((right, b'"yes"'), (bodies, b'"yes"')):
+        found = called(server, channel, f"{ITS_OWN}/ModelInfer", asked, triton.ModelInferResponse)
+        assert found.outputs[0].contents.bytes_contents[0] == label
+        assert found.model_version == "1234abcd"
+    raw = triton.ModelInferRequest(model_name="table", raw_input_contents=[TENSOR.tobytes()])
+    raw.inputs.add(name="row", datatype="FP32", shape=[2, 4])
+    nothing = triton.ModelInferRequest(model_name="table")
+    odd = triton.ModelInferRequest(model_name="table")
+    odd.inputs.add(name="row", datatype="ODD", shape=[1])
+    for asked in (raw, nothing, odd):
+        found = called(server, channel, f"{ITS_OWN}/ModelInfer", asked, triton.ModelInferResponse)
+        assert found.outputs[0].name == "error"
+    assert worker_ids(server) == workers
+
+
+def worker_ids(server: TorchServe) -> set[int]:
+    endpoint = running(server.folder)
+    assert endpoint
+    headers = {"Authorization": f"Bearer {read_token(server.folder, 'management')}"}
+    described = httpx.get(f"{endpoint.management_url}/models/table", headers=headers).json()
+    return {worker["pid"] for model in described for worker in model["workers"]}
