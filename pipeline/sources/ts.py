@@ -30,6 +30,7 @@ class Header:
     channels: int
     classes: tuple[str, ...]
     regression: bool
+    labelled: bool = True
 
 
 def _truth(where: str, key: str, value: str) -> bool:
@@ -38,13 +39,14 @@ def _truth(where: str, key: str, value: str) -> bool:
     return value.lower() == "true"
 
 
-def read_header(path: Path) -> Header:
-    """What the file says of its series.
+def read_header(path: Path, labelled: bool = True) -> Header:
+    """What the file says of its series, which have labels or, unless they must be `labelled`, none.
 
     Raises:
-        UserError: it says nothing of use, or series have time stamps or no labels.
+        UserError: it says nothing of use, or series have time stamps or lack labels.
     """
-    channels, classes, labelled, regression = 0, tuple[str, ...](), False, False
+    needed, labelled = labelled, False
+    channels, classes, regression = 0, tuple[str, ...](), False
     for number, line in enumerate(lines(path), 1):
         where, text = f"{path.name}, line {number}", line.strip()
         if not text or text.startswith(COMMENTS):
@@ -75,11 +77,11 @@ def read_header(path: Path) -> Header:
             labelled = regression = True
     else:
         raise UserError(f"{path.name}: no line '@data' before the end of the file")
-    if not labelled:
+    if needed and not labelled:
         raise UserError(
             f"{path.name}: no line '@classlabel true ...' or '@targetlabel true': nothing to learn from"
         )
-    return Header(channels, classes, regression)
+    return Header(channels, classes, regression, labelled)
 
 
 def data_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from typing import Any
 
@@ -62,3 +64,15 @@ def text_of(body: bytes) -> str:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
+
+
+def csv_lines(body: bytes) -> list[list[str]]:
+    """The cells of each CSV line that is not empty.
+
+    Raises:
+        BadInput: it is not UTF-8, or no CSV.
+    """
+    try:
+        return [line for line in csv.reader(io.StringIO(text_of(body), newline="")) if line]
+    except csv.Error as error:
+        raise BadInput(f"the body is not valid CSV: {error}") from None

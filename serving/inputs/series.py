@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
 
-from serving.inputs.body import BadInput, is_json, only_key, parse_json, text_of
+from serving.inputs.body import BadInput, csv_lines, is_json, only_key, parse_json
 from serving.inputs.spec import DataSpec, SeriesInput
 from serving.inputs.table import is_missing
 
@@ -50,7 +48,7 @@ def decode(body: bytes | dict[str, Any], spec: DataSpec) -> np.ndarray:
         steps = content if isinstance(content, list) else only_key(content, "series")[1]
     else:
         assert not isinstance(body, dict)
-        steps = [row for row in csv.reader(io.StringIO(text_of(body))) if row]
+        steps = csv_lines(body)
         if steps and [cell.strip() for cell in steps[0]] == list(series.channels):
             steps = steps[1:]  # a header line
     if not isinstance(steps, list):

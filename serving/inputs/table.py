@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.inputs.body import BadInput, is_json, parse_json, text_of
+from serving.inputs.body import BadInput, csv_lines, is_json, parse_json
 from serving.inputs.spec import DataSpec, TableField, TableInput
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "nat", "?"}  # in lower case
@@ -133,7 +131,7 @@ def _parse_csv(body: bytes | dict[str, Any], table: TableInput) -> dict[str, Any
     """A header line and one row, or a row alone with every column in order."""
     assert not isinstance(body, dict)
     names = [field.name for field in table.fields]
-    rows = [row for row in csv.reader(io.StringIO(text_of(body))) if row]
+    rows = csv_lines(body)
     if not rows or len(rows) > 2:
         raise BadInput(
             f"expected one CSV row, with or without a header line above it; found {len(rows)} lines"

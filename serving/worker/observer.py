@@ -87,12 +87,12 @@ class Observer:
         if seconds is not None:
             metrics.observe("fairlead_request_seconds", (*model, kind), [seconds], len(replies))
             metrics.observe("fairlead_batch_size", (*model, kind), [len(replies)])
-        good = [reply.said for reply in replies if reply.said]
+        good = [each for reply in replies for each in every(reply.said)]
         if kind in COUNTED and good:
             self._distribution(model, good)
         if log := self._reporter.log:
             pairs = zip(requests, replies, strict=True)
-            entries = [(request.id, reply.status, brief(reply.said)) for request, reply in pairs]
+            entries = [(request.id, reply.status, told(reply)) for request, reply in pairs]
             log.add(kind, self.model, version, seconds or 0.0, entries)
 
     def _distribution(self, model: tuple[str, str], answers: list[Mapping[str, Any]]) -> None:
@@ -101,6 +101,13 @@ class Observer:
         scale = self._scales.get(model[1])
         for output, values in scale.values(answers).items() if scale else ():
             metrics.observe("fairlead_prediction_value", (*model, output), values)
+
+
+def every(said: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
+    """The predictions of a reply: none, one, or those of many rows."""
+    if isinstance(said, Mapping):
+        return (said,)
+    return said or ()
 
 
 class Scale:
@@ -127,6 +134,13 @@ class Scale:
                 for name, (mean, std) in self.scales.items()
             }
         return {}
+
+
+def told(reply: Reply) -> Any:
+    """What the request log keeps of a reply: a list where it holds many rows."""
+    if reply.said is None or isinstance(reply.said, Mapping):
+        return brief(reply.said)
+    return [brief(each) for each in reply.said]
 
 
 def brief(answer: Mapping[str, Any] | None) -> Any:

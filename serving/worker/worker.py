@@ -7,24 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.predictor import Predictor
+from serving.worker import rows, v2
+from serving.worker.explain import explain
 from serving.worker.limits import Bucket
-from serving.worker.messages import Reply, Request, answered, refused
+from serving.worker.messages import Reply, Request, refused
 from serving.worker.observer import Observer
 from serving.worker.options import read_options
+from serving.worker.routing import Router
 
 Kind = Callable[[Predictor, Sequence[Request]], list[Reply]]
 
 
-def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
-    """Predictions of raw bodies in one forward pass; a body that cannot be decoded gets its own 400."""
-    answers = predictor.answer([request.body for request in requests], [request.id for request in requests])
-    return [
-        answered(answer) if isinstance(answer, dict) else refused(400, answer, request)
-        for request, answer in zip(requests, answers, strict=True)
-    ]
-
-
-KINDS: dict[str, Kind] = {"predict": predict}
+KINDS: dict[str, Kind] = {"predict": rows.predict, "infer": v2.infer, "explain": explain}
 
 
 class Worker:
@@ -52,9 +46,14 @@ class Worker:
         self.observer = Observer(state, name) if state else None
         if self.observer:
             self.observer.loaded(self.predictor.version, self.predictor.spec, bundle)
+        self.router = Router(state, name, self.predictor.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests, those of a kind answered together; a bad one spoils no other."""
+        """Replies in the order of the requests; in a canary, a share of them are the challenger's."""
+        return self.router.answer(requests, self.own)
+
+    def own(self, requests: Sequence[Request]) -> list[Reply]:
+        """This model's replies, those of a kind answered together; a bad one spoils no other."""
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(request.kind for request in requests):
             places = [at for at, request in enumerate(requests) if request.kind == kind]

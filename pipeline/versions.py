@@ -1,0 +1,82 @@
+"""Registered versions by what people call them: number, digest or a part of it, or alias; and their bundles."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from pipeline import registry, tracking
+from pipeline.core.params import UserError
+from pipeline.core.stage import STATE, replacing
+
+BUNDLES = STATE / "bundles"
+SHORTEST = 4  # characters of a digest that may stand for it
+
+
+def registered(name: str) -> list[Any]:
+    """All versions of a model as MLflow has them, the latest first; their tags hold the verdict.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    client = tracking.client()
+    try:
+        found = list(client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"]))
+        aliases = client.get_registered_model(name).aliases if found else {}
+    except tracking.store_error() as error:
+        raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+    for version in found:
+        version._aliases = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def find(name: str, word: str) -> list[Any]:
+    """The registered versions that a word means, which are of one model version, the latest first.
+
+    Args:
+        name: of the registered model.
+        word: a number, an alias, or a digest or its beginning.
+
+    Raises:
+        UserError: none, or the beginning is that of several.
+    """
+    known = registered(name)
+    if not known:
+        raise UserError(f"no version of '{name}' is registered in {tracking.uri()}; 'make repro' makes one")
+    exact = [each for each in known if word == str(each.version) or word in each.aliases]
+    if exact:
+        return exact
+    same = [each for each in known if each.tags.get("model_version", "").startswith(word)]
+    digests = sorted({each.tags["model_version"] for each in same})
+    if len(word) < SHORTEST or not same:
+        there = ", ".join(f"{each.version} ({each.tags.get('model_version', '?')})" for each in known[:10])
+        raise UserError(
+            f"'{name}' has no version '{word}'; it has {there}{', ...' if len(known) > 10 else ''}"
+        )
+    if len(digests) > 1:
+        raise UserError(
+            f"'{word}' begins several versions of '{name}': {', '.join(digests)}; give more of it"
+        )
+    return same
+
+
+def bundle_of(version: Any) -> Path:
+    """The bundle of a registered version, out of its certified archive, fetched once.
+
+    Raises:
+        UserError: the archive is gone, or is not the one that was certified.
+    """
+    tags = version.tags
+    place = BUNDLES / f"{version.name}-{tags['archive_sha256'][:12]}"
+    if not place.exists():
+        entry = registry.Champion(
+            version.name, str(version.version), tags["model_version"], str(version.run_id),
+            str(version.source), tags["archive_sha256"],
+        )  # fmt: skip
+        with replacing(place) as fresh:
+            archive = registry.download_archive(entry, fresh)
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(fresh, [name for name in packed.namelist() if name.startswith("bundle/")])
+            archive.unlink()
+    return place / "bundle"

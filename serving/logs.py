@@ -1,0 +1,54 @@
+"""The server's logs as a reader sees them: how they end, and what is added."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+LOGS = ("supervisor.log", "console.log", "server.log")
+
+
+def last(folder: Path, lines: int) -> dict[Path, list[str]]:
+    """The last lines of each log in a state folder; logs that say nothing are left out."""
+    found = {}
+    for path in (folder / name for name in LOGS):
+        try:
+            with path.open(errors="replace") as file:
+                if path.stat().st_size:
+                    found[path] = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+        except OSError:
+            continue
+    return found
+
+
+def follow(folder: Path, tell: Callable[[str], None], pause: float = 0.3) -> None:
+    """Tell each line that is added to a log, for ever; a log that is rotated or begun anew is read from its start."""
+    seen = {path: _mark(path) for path in (folder / name for name in LOGS)}
+    while True:
+        time.sleep(pause)
+        for path, (inode, offset) in seen.items():
+            now, size = _mark(path)
+            if now == inode and size == offset:
+                continue
+            at = offset if now == inode and size >= offset else 0
+            try:
+                with path.open("rb") as file:
+                    file.seek(at)
+                    added = file.read()
+            except OSError:
+                continue
+            whole = added.rfind(b"\n") + 1  # what is not a line yet is told when it is
+            seen[path] = (now, at + whole)
+            for line in added[:whole].decode(errors="replace").splitlines():
+                tell(line)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """Which file it is, and how long."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_size

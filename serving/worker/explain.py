@@ -1,0 +1,133 @@
+"""Explanations by occlusion (Zeiler and Fergus 2014, captum's): how far an answer falls when a part is hidden.
+
+The worker holds an ONNX graph, which has no gradients, so parts of the input are hidden in turn. A positive score means
+that the part speaks for what is explained. How many parts there are follows from how long the model takes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from serving.inputs.body import BadInput, is_json, parse_json
+from serving.inputs.ragged import gather
+from serving.inputs.spec import DataSpec
+from serving.predictor import Predictor
+from serving.worker.messages import Body, Reply, Request, answered, limited, refused
+from serving.worker.occluding import View, view_of
+from serving.worker.rows import rows_in
+
+TARGET = "x-explain-target"
+SECONDS = (
+    4.0  # for all explanations of a batch: a worker that is silent for `server.response_timeout` is ended
+)
+FEWEST, MOST = 16, 400  # forward passes of one explanation
+PIECE = 32  # passes that share a batch
+METHOD = "occlusion"
+
+
+def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
+    """Explanations of single inputs; one that cannot be explained gets its own reason."""
+    deadline = time.monotonic() + SECONDS
+    replies = []
+    for done, request in enumerate(requests):
+        seconds = (deadline - time.monotonic()) / (len(requests) - done)
+        if done and seconds <= 0:
+            replies.append(refused(503, "too many explanations at once; ask again", request))
+            continue
+        try:
+            body, target = _asked(request, predictor.spec)
+            told = explained(predictor, body, target, seconds)
+            head = {"model_version": predictor.version, "request_id": request.id}
+            replies.append(limited(answered({**told, **head}), request))
+        except BadInput as error:
+            replies.append(refused(400, error, request))
+    return replies
+
+
+def _asked(request: Request, spec: DataSpec) -> tuple[Body, str | None]:
+    """The body to explain, and what about it: by the header, or beside the only one of `instances`."""
+    target: Any = unquote(request.headers[TARGET]) if TARGET in request.headers else None
+    body = request.body
+    if is_json(body) and (isinstance(body, dict) or b'"instances"' in body):
+        content = parse_json(body)
+        if isinstance(content, dict) and content.keys() == {"instances", "target"}:
+            target = content.pop("target")
+            body = json.dumps(content).encode()
+    if target is not None and not isinstance(target, str):
+        raise BadInput(f"'target' must be a string; found {type(target).__name__}")
+    many = rows_in(body, spec) if spec.task != "generation" else None
+    if many is not None and len(many) != 1:
+        raise BadInput(f"one input is explained at a time; found {len(many)}")
+    return (many[0] if many else body), target
+
+
+def explained(predictor: Predictor, body: Body, target: str | None, seconds: float) -> dict[str, Any]:
+    """What an answer depends on.
+
+    Raises:
+        BadInput: the model makes images, the body cannot be decoded, or there is no such target.
+    """
+    spec = predictor.spec
+    if spec.task == "generation":
+        raise BadInput("a model that makes images has no answer about an input that could be explained")
+    whole = view_of(predictor, body, FEWEST)
+    taken = []
+    for _ in range(2):  # the first is slow
+        began = time.monotonic()
+        outputs = _outputs(predictor, whole, np.ones((1, *whole.shape), np.float32))[0]
+        taken.append(time.monotonic() - began)
+    one = min(taken)
+    place = _target(spec, outputs, target)
+    passes = int(min(MOST, seconds / max(one, 1e-6)))
+    if passes < FEWEST:
+        raise BadInput(
+            f"the model takes {one:.2f} s for an answer, which leaves too little time to explain it"
+        )
+    view = view_of(predictor, body, passes)
+    scores = attribute(view, lambda masks: _outputs(predictor, view, masks)[:, place])
+    return {
+        "target": spec.outputs[place],
+        "score": float(outputs[place]),
+        "method": METHOD,
+        "baseline": view.baseline,
+        "window": list(view.window) if view.window else None,
+        **view.tell(scores),
+    }
+
+
+def _target(spec: DataSpec, outputs: np.ndarray, target: str | None) -> int:
+    """Which output is explained: the class with the highest probability, the first value, the anomaly's score."""
+    if target is None:
+        return int(outputs.argmax()) if spec.task == "classification" else 0
+    if target not in spec.outputs:
+        known = ", ".join(spec.outputs[:20]) + (", ..." if len(spec.outputs) > 20 else "")
+        raise BadInput(f"there is no target {target!r}; expected one of {known}")
+    return spec.outputs.index(target)
+
+
+def _outputs(predictor: Predictor, view: View, masks: np.ndarray) -> np.ndarray:
+    return predictor.outputs(gather([view.row(mask) for mask in masks], predictor.spec.input))
+
+
+def attribute(view: View, value: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """How much of `value` of masks (N, *shape) each place of a mask is worth."""
+    import torch
+    from captum.attr import FeatureAblation, Occlusion
+
+    def forward(masks: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(value(masks.numpy()), np.float32))
+
+    kept = torch.ones(1, *view.shape)
+    if view.window is not None:
+        found = Occlusion(forward).attribute(kept, view.window, view.stride, 0, perturbations_per_eval=PIECE)
+    else:
+        groups = torch.from_numpy(view.groups)[None]
+        found = FeatureAblation(forward).attribute(kept, 0, feature_mask=groups, perturbations_per_eval=PIECE)
+    scores: np.ndarray = found[0].numpy()
+    return scores
