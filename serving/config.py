@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from xml.sax.saxutils import escape
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -32,12 +33,17 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit("the owner is gone")
 os.execv(sys.argv[2], sys.argv[2:])
 """
+# One object of JSON a line; `serving.logs.plain` makes it readable again.
+PATTERN = (
+    '{"at": "%d{yyyy-MM-dd\'T\'HH:mm:ss.SSSXXX}", "level": "%p", "logger": "%c{1}", '
+    '"message": "%enc{%m}{JSON}", "raised": "%enc{%xEx}{JSON}"}%n'
+)
 # Root at WARN: an access line for each request costs throughput. What workers print is kept, since a model
 # that cannot load says so there; the handler silences the one line that they print for each batch.
 LOG4J = """<Configuration status="error">
   <Appenders>
     <RollingFile name="file" fileName="{log}" filePattern="{log}.%i" append="false">
-      <PatternLayout pattern="%d{{ISO8601}} %-5p %c{{1}} - %m%n"/>
+      <PatternLayout alwaysWriteExceptions="false" pattern="{pattern}"/>
       <Policies><SizeBasedTriggeringPolicy size="10 MB"/></Policies>
       <DefaultRolloverStrategy max="3"/>
     </RollingFile>
@@ -346,7 +352,9 @@ def write_config(
     }
     lines = [f"{key}={_escape(value)}" for key, value in properties.items()]
     (folder / CONFIG).write_text("\n".join(lines) + "\n")
-    (folder / "log4j2.xml").write_text(LOG4J.format(log=folder / LOG))
+    (folder / "log4j2.xml").write_text(
+        LOG4J.format(log=folder / LOG, pattern=escape(PATTERN, {'"': "&quot;"}))
+    )
     write_options(folder, settings)
     (folder / "metrics.yaml").write_text(json.dumps(_metrics(), indent=1))  # JSON is YAML
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from serving.client import Client, RequestError, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 from serving.front import Front
+from serving.health import PROBE
 from serving.metrics import CONTENT_TYPE, clear, page
 from serving.state import golden_requests, read_models
 
@@ -20,21 +21,20 @@ FRESH = 1.0  # seconds that what was found of a server's readiness holds
 
 
 @contextlib.contextmanager
-def edge(folder: Path, settings: ServerSettings, own_metrics: bool = True) -> Iterator[None]:
+def edge(folder: Path, settings: ServerSettings) -> Iterator[None]:
     """Serve `/metrics` and `/ready`, and run the front, until the end of the context.
 
     Args:
         folder: the server's state folder.
         settings: section `server` of `params.yaml`.
-        own_metrics: the server has a page of its own at `metrics_port`, as TorchServe does.
 
     Raises:
         ServerError: a port is taken, or the front cannot start.
     """
     clear(folder)
-    url = f"http://{settings.host}:{settings.metrics_port}/metrics" if own_metrics else None
+    own = f"http://{settings.host}:{settings.metrics_port}/metrics"
     with contextlib.ExitStack() as held:
-        served = serve_page(folder, settings, url)
+        served = serve_page(folder, settings, own if settings.kind == "torchserve" else None)
         held.callback(served.server_close)
         held.callback(served.shutdown)
         if settings.front:
@@ -120,8 +120,8 @@ class Readiness:
         try:
             endpoint, token = read_endpoint(self._folder), read_token(self._folder)
             body, kind, _ = golden_requests(archive)[0]
-            with Client(endpoint.url, token, name, self._timeout) as client:
-                client.predict(body, kind)
+            with Client(endpoint.url, token, name, self._timeout, retries=0) as client:
+                client.predict(body, kind, PROBE)
         except (RequestError, ServerError) as error:
             return str(error)
         return None
