@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import itertools
-import json
 import os
 import random
 import time
@@ -23,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from serving.inputs.spec import read_json
 
 STATE_FILE = "server.json"
+Kind = Literal["torchserve", "onnx"]
 SUPERVISOR_FILE = "supervisor.json"
 KEY_FILE = "key_file.json"  # TorchServe writes it into its working folder, with fresh tokens at every start
 FIRST, LONGEST = 0.1, 2.0  # seconds: the longest wait before the first retry, and before any
@@ -59,6 +59,7 @@ class RequestError(ValueError):
 class Endpoint(BaseModel, extra="forbid", frozen=True):
     """A server as its state folder describes it; tokens stay in TorchServe's own key file."""
 
+    kind: Kind = Field("torchserve", description="Which server it is, a key of `serving.servers.SERVERS`.")
     pid: int = Field(description="Process id of Java, also its session's.")
     created: float = Field(description="When that process began, in seconds since 1970; tells a reused id.")
     name: str = Field(description="The model's name.")
@@ -204,7 +205,7 @@ class Client:
                 renewed = self._renew(token) if self._retries else False
                 if error.status in (400, 401) and renewed:
                     wait = 0.0
-                elif not error.passing or failed > self._retries or not self._expected(error):
+                elif not self._again(error, failed):
                     raise
                 if time.monotonic() + wait >= until:
                     raise
@@ -227,7 +228,7 @@ class Client:
             passing = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
             message = f"cannot reach {self._http.base_url}: {error}"
             raise RequestError(message, reached=reached, passing=passing) from None
-        except json.JSONDecodeError:
+        except ValueError:
             raise RequestError(
                 f"what {self._http.base_url} answered is no JSON", response.status_code
             ) from None
@@ -243,8 +244,10 @@ class Client:
                 return False  # not written yet
         return self._token != used
 
-    def _expected(self, error: RequestError) -> bool:
-        """Whether a server that does not listen may be coming back; a local one only where its supervisor lives."""
+    def _again(self, error: RequestError, failed: int) -> bool:
+        """Whether another try may help: a local server that does not listen comes back where someone keeps it up."""
+        if not self._retries or not error.passing or failed > self._retries:
+            return False
         return error.reached or self._folder is None or kept_up(self._folder)
 
     def close(self) -> None:

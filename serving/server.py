@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.client import STATE_FILE, Client, Endpoint, RequestError, read_token
+from serving.client import STATE_FILE, Client, Endpoint, Kind, RequestError, read_token
 from serving.config import (
     CONSOLE,
     LOG,
@@ -55,6 +55,8 @@ class TorchServe:
             Otherwise it lives on, and `running(folder)` and `stop(folder)` reach it from any process.
         model_api: versions can be added and removed while it runs, by who holds the management token.
     """
+
+    kind: Kind = "torchserve"
 
     def __init__(
         self,
@@ -96,10 +98,8 @@ class TorchServe:
         with self._locked():
             try:
                 models = self._check()
-                report("starting Java")
-                self._process, endpoint = launch(
-                    self.folder, self.settings, models, self.owned, self.model_api
-                )
+                report(f"starting {'Java' if self.kind == 'torchserve' else 'the workers'}")
+                self._process, endpoint = self._launch(models)
                 self._until_loaded(models, deadline, report)
                 self._until_answered(models, endpoint, body, content_type)
             except BaseException:
@@ -107,6 +107,14 @@ class TorchServe:
                 raise
         report("the server answers")
         return endpoint
+
+    def wait(self, seconds: float) -> int | None:
+        """Java's exit code, as soon as it ends; None where it still runs after so many seconds."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """End Java and every worker; remove tokens, temporary files and a temporary state folder."""
@@ -151,6 +159,9 @@ class TorchServe:
         write_models(self.folder, models)
         return models
 
+    def _launch(self, models: Models) -> tuple[subprocess.Popen[bytes], Endpoint]:
+        return launch(self.folder, self.settings, models, self.owned, self.model_api)
+
     def _until_loaded(self, models: Models, deadline: float, report: Callable[[str], None]) -> None:
         """Wait for every worker of every version, and tell a failure from slowness by what the log says."""
         wanted, shown = self.settings.workers * len(models.every()), -1
@@ -183,7 +194,7 @@ class TorchServe:
             address = f"{name}/{version}"
             try:
                 token, timeout = read_token(self.folder), self.settings.response_timeout + 5.0
-                with Client(endpoint.url, token, address, timeout) as client:
+                with Client(endpoint.url, token, address, timeout, retries=0) as client:
                     client.predict(body_of, kind)
             except RequestError as error:
                 raise ServerError(
@@ -205,6 +216,9 @@ def launch(
     """Start Java with `models` in a state folder, and record it there; it is not ready yet."""
     scratch = Path(tempfile.mkdtemp(prefix=PREFIX))  # short, as a worker's socket path must be
     process = None
+    for name in (CONSOLE, LOG):  # what a failed run said must not be taken for what this one says
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).replace(folder / f"{name}.before")
     try:
         write_config(folder, scratch, models, settings, model_api)
         with (folder / CONSOLE).open("wb") as console:
@@ -218,7 +232,7 @@ def launch(
                 start_new_session=True,
                 umask=0o077,
             )
-        return process, _record(folder, process.pid, settings, models, scratch)
+        return process, record(folder, process.pid, settings, models, scratch)
     except BaseException:
         if process is not None:
             process.kill()
@@ -227,10 +241,14 @@ def launch(
         raise
 
 
-def _record(folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path) -> Endpoint:
+def record(
+    folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path, kind: Kind = "torchserve"
+) -> Endpoint:
+    """Say in the state folder what was started."""
     urls = [f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS]
     name, served = next(iter(models.models.items()))
     endpoint = Endpoint(
+        kind=kind,
         pid=pid,
         created=psutil.Process(pid).create_time(),
         name=name,
