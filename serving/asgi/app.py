@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
 import re
@@ -144,6 +145,8 @@ class App:
         async def ask(http: Http) -> Response:
             name, version = http.path_params["name"], http.path_params.get("version")
             self.models.find(name, version)  # before the body is read
+            if kind == "explain" and importlib.util.find_spec("captum") is None:
+                raise Refused(501, "this server cannot explain: the package 'captum' is not installed")
             raw = await read_body(http, self.settings.max_request_bytes, self.settings.client_timeout)
             body = body_of(raw, http.headers.get("content-type", ""))
             request = Request(http.scope["request_id"], body, dict(http.headers), kind)
