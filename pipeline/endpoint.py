@@ -14,6 +14,7 @@ from pipeline.store import Blessed, again, fetch, stored
 from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
+from serving.grpc_client import GrpcClient
 from serving.process import running, stop
 from serving.servers import SERVERS, management
 from serving.state import Models, read_models, write_models
@@ -286,10 +287,24 @@ def client(name: str | None = None) -> Client:
         ServerError: it does not serve that model.
     """
     endpoint = read_endpoint(FOLDER)
+    return Client(endpoint.url, read_token(FOLDER), _asked(name, endpoint))
+
+
+def grpc_client(name: str | None = None) -> GrpcClient:
+    """The same over gRPC.
+
+    Raises:
+        RequestError: no server was started, it is down, or its port for gRPC is not known.
+        ServerError: it does not serve that model.
+    """
+    return GrpcClient.local(FOLDER, name=_asked(name, read_endpoint(FOLDER)))
+
+
+def _asked(name: str | None, endpoint: Endpoint) -> str:
     served = read_models(FOLDER).models
     if name is not None and name not in served:
         raise ServerError(
             f"the server has no model '{name}'; it serves {', '.join(sorted(served)) or 'none'}"
         )
     own = section("name", Name)
-    return Client(endpoint.url, read_token(FOLDER), name or (own if own in served else endpoint.name))
+    return name or (own if own in served else endpoint.name)

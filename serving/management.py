@@ -102,7 +102,7 @@ class Management:
             "url": archive,
             "initial_workers": settings.workers,
             "batch_size": settings.batch_size,
-            "max_batch_delay": settings.max_batch_delay,
+            "max_batch_delay": settings.batch_delay,
             "response_timeout": settings.response_timeout,
             "startup_timeout": settings.start_timeout,
             "synchronous": "false",  # else an event loop waits, and with it every request that it carries

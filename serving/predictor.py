@@ -142,7 +142,7 @@ def named(spec: DataSpec, row: np.ndarray) -> dict[str, Any]:
     if spec.task == "anomaly":
         score, *embedding = map(float, row)
         return {"anomaly": score > 1, "score": score, "embedding": embedding}
-    values = {name: float(value) for name, value in zip(spec.outputs, row, strict=True)}
+    values = dict(zip(spec.outputs, row.tolist(), strict=True))
     if spec.task == "classification":
         return {"label": spec.classes[int(row.argmax())], "probabilities": values}
     return {"values": values}

@@ -36,7 +36,7 @@ def check_golden(
     requests = golden_requests(archive)
     if not requests:
         raise ServerError(f"no golden requests beside {archive}")
-    with Client(url, read_token(folder), f"{name}/{version}", timeout) as client:
+    with Client(url, read_token(folder), f"{name}/{version}", timeout, retries=0) as client:
         for body, content_type, expected in requests:
             what = f"golden request {expected['file']}"
             try:

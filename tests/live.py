@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -61,6 +64,16 @@ def archive(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def stored(bundle: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive as it lies in the store, beside its bundle with a golden request."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copytree(bundle, folder / "bundle")
+    golden = {"requests": [{"file": "0.png", "content_type": "image/png"}]}
+    write_json(folder / "bundle/golden/golden.json", golden)
+    return Path(shutil.copy(archive, folder))
+
+
 def settings_of(**given: object) -> ServerSettings:
     return ServerSettings(**{"workers": 1, **free_ports(), **given})  # type: ignore[arg-type]
 
@@ -92,6 +105,14 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for what must come, for a minute at most."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
 
 
 def closed(url: str) -> bool:

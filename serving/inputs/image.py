@@ -63,7 +63,9 @@ def decode_image(raw: bytes, image: ImageInput) -> np.ndarray:
 
 
 def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
-    orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    picture.load()
+    # A picture without metadata, as most are, has no orientation; to look for one takes as long as to decode it.
+    orientation = picture.getexif().get(ExifTags.Base.Orientation) if picture.info else None
     turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is not None:  # not ImageOps.exif_transpose: it writes the EXIF anew and fails on odd tags
         picture = picture.transpose(turn)
@@ -72,7 +74,9 @@ def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
     if picture.has_transparency_data:
         below = Image.new("RGBA", picture.size, (image.background,) * 3 + (255,))
         picture = Image.alpha_composite(below, picture.convert("RGBA"))
-    picture = picture.convert("L" if image.channels == 1 else "RGB")
+    mode = "L" if image.channels == 1 else "RGB"
+    if picture.mode != mode:  # converting to the same copies
+        picture = picture.convert(mode)
     if picture.size != (image.width, image.height):
         picture = picture.resize((image.width, image.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.uint8)

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
 
 def _asked(request: Request, spec: DataSpec) -> tuple[Body, str | None]:
     """The body to explain, and what about it: by the header, or beside the only one of `instances`."""
-    target = request.headers.get(TARGET)
+    target: Any = unquote(request.headers[TARGET]) if TARGET in request.headers else None
     body = request.body
     if is_json(body) and (isinstance(body, dict) or b'"instances"' in body):
         content = parse_json(body)

@@ -46,7 +46,7 @@ class Worker:
         self.observer = Observer(state, name) if state else None
         if self.observer:
             self.observer.loaded(self.predictor.version, self.predictor.spec, bundle)
-        self.router = Router(state, self.predictor.version)
+        self.router = Router(state, name, self.predictor.version)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests; in a canary, a share of them are the challenger's."""
