@@ -12,13 +12,14 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.store import Blessed, again, fetch, stored
-from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint, read_token
+from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint
 from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.grpc_client import GrpcClient
 from serving.process import running, stop
-from serving.servers import SERVERS, management
+from serving.servers import management
 from serving.state import Models, read_models, write_models
+from serving.supervisor import Plan, supervise
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -174,11 +175,10 @@ def _restored(name: str, report: Report) -> Models:
 
 
 def _run(models: Models, report: Report, kind: Kind | None) -> None:
-    """Start a server with these models, and return once each has answered."""
+    """Start a supervisor that starts a server with these models, and return once each has answered."""
     write_models(FOLDER, models)
     settings = section("server", ServerSettings)
-    server = SERVERS[kind or settings.kind](None, settings, FOLDER, owned=False, model_api=True)
-    server.start(progress=report)
+    supervise(FOLDER, Plan(settings=settings, kind=kind or settings.kind, model_api=True), report)
     for name, served in models.models.items():
         known = history.defaults(name)
         before = known[-1] if known else None
@@ -294,8 +294,7 @@ def client(name: str | None = None) -> Client:
         RequestError: no server was started, or it is down.
         ServerError: it does not serve that model.
     """
-    endpoint = read_endpoint(FOLDER)
-    return Client(endpoint.url, read_token(FOLDER), _asked(name, endpoint))
+    return Client.local(FOLDER, name=_asked(name, read_endpoint(FOLDER)))
 
 
 def grpc_client(name: str | None = None) -> GrpcClient:
