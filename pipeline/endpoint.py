@@ -19,7 +19,7 @@ from serving.grpc_client import GrpcClient
 from serving.process import running, stop
 from serving.servers import management
 from serving.state import Models, read_models, write_models
-from serving.supervisor import Plan, supervise
+from serving.supervisor import Plan, supervise, supervision
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -246,6 +246,9 @@ def describe() -> str:
             for version in served.versions
             if version != served.default
         ]
+    kept = supervision(FOLDER)
+    if kept and kept.restarts:
+        lines.append(f"restarts {kept.restarts}, the last because {kept.reason}")
     lines.append(f"token    in {FOLDER / 'key_file.json'}, sent as 'Authorization: Bearer <token>'")
     lines.append(f"ask      fairlead predict FILE...      stop: make stop (pid {endpoint.pid})")
     return "\n".join(lines)
