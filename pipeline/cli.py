@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from pipeline.commands import asking, canary, interfaces, project, score, serve, tracing
 from pipeline.commands.common import group
 
-COMMANDS = (
+COMMANDS: tuple[Callable[..., None], ...] = (
     asking.predict,
     asking.explain,
     score.score,
@@ -18,7 +19,7 @@ COMMANDS = (
     project.recipe,
     project.summary,
 )  # as `fairlead NAME`
-SERVING = (canary.canary, canary.feedback, interfaces.grpc)  # as `fairlead serve NAME`
+SERVING: tuple[Callable[..., None], ...] = (canary.canary, canary.feedback, interfaces.grpc)  # as `fairlead serve NAME`
 
 app = group("Fairlead: from data to a tuned, judged, tracked, certified and served model.")
 app.add_typer(serve.app, name="serve")
