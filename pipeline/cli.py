@@ -19,7 +19,11 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     project.recipe,
     project.summary,
 )  # as `fairlead NAME`
-SERVING: tuple[Callable[..., None], ...] = (canary.canary, canary.feedback, interfaces.grpc)  # as `fairlead serve NAME`
+SERVING: tuple[Callable[..., None], ...] = (
+    canary.canary,
+    canary.feedback,
+    interfaces.grpc,
+)  # as `fairlead serve NAME`
 
 app = group("Fairlead: from data to a tuned, judged, tracked, certified and served model.")
 app.add_typer(serve.app, name="serve")

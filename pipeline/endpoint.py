@@ -11,24 +11,28 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.store import Blessed, again, fetch, stored
-from serving.client import Client, Endpoint, RequestError, read_endpoint, read_token
-from serving.config import ServerError
+from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint
+from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.grpc_client import GrpcClient
-from serving.management import Management
 from serving.process import running, stop
-from serving.server import ServerSettings, TorchServe
+from serving.servers import management
 from serving.state import Models, read_models, write_models
+from serving.supervisor import Plan, supervise
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
 
 
-def start(report: Report) -> Endpoint:
+def start(report: Report, kind: Kind | None = None) -> Endpoint:
     """Bring the server up with what it served before, or else with the champion, and then the champion to it.
 
     A server that runs is left as it is; a champion that is newer than what it serves is rolled out, unless it was
     rolled back from.
+
+    Args:
+        report: told each step.
+        kind: which server, that of `server.kind` unless it is given.
 
     Raises:
         UserError: nothing is promoted.
@@ -37,8 +41,10 @@ def start(report: Report) -> Endpoint:
     name = section("name", Name)
     with changing(FOLDER):
         live = running(FOLDER)
+        if live is not None and kind not in (None, live.kind):
+            raise ServerError(f"{live.kind} runs already: 'fairlead serve down' stops it")
         if live is None:
-            _run(_restored(name, report), report)
+            _run(_restored(name, report), report, kind)
         with rollout(report) as change:
             if live is not None:
                 _repair(change)
@@ -167,12 +173,11 @@ def _restored(name: str, report: Report) -> Models:
     return models
 
 
-def _run(models: Models, report: Report) -> None:
-    """Start Java with these models, and return once each has answered."""
+def _run(models: Models, report: Report, kind: Kind | None) -> None:
+    """Start a supervisor that starts a server with these models, and return once each has answered."""
     write_models(FOLDER, models)
-    TorchServe(None, section("server", ServerSettings), FOLDER, owned=False, model_api=True).start(
-        progress=report
-    )
+    settings = section("server", ServerSettings)
+    supervise(FOLDER, Plan(settings=settings, kind=kind or settings.kind, model_api=True), report)
     for name, served in models.models.items():
         known = history.defaults(name)
         before = known[-1] if known else None
@@ -248,10 +253,10 @@ def status() -> dict[str, object]:
     if endpoint is None:
         raise ServerError("no server is running; 'make serve' starts it")
     try:
-        with Management(FOLDER, timeout=10) as management:
+        with management(FOLDER, timeout=10) as asking:
             models = {
                 name: {
-                    "default": management.default(name),
+                    "default": asking.default(name),
                     "address": f"{endpoint.url}/predictions/{name}",
                     "versions": {
                         version: {
@@ -259,10 +264,10 @@ def status() -> dict[str, object]:
                             "workers": found.min_workers,
                             "waiting": found.pending,
                         }
-                        for version, found in sorted(management.versions(name).items())
+                        for version, found in sorted(asking.versions(name).items())
                     },
                 }
-                for name in management.names()
+                for name in asking.names()
             }
     except RequestError as error:
         raise ServerError(str(error)) from None
@@ -281,8 +286,7 @@ def client(name: str | None = None) -> Client:
         RequestError: no server was started, or it is down.
         ServerError: it does not serve that model.
     """
-    endpoint = read_endpoint(FOLDER)
-    return Client(endpoint.url, read_token(FOLDER), _asked(name, endpoint))
+    return Client.local(FOLDER, name=_asked(name, read_endpoint(FOLDER)))
 
 
 def grpc_client(name: str | None = None) -> GrpcClient:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from serving.inputs.spec import read_json
 
 STATE_FILE = "server.json"
+Kind = Literal["torchserve", "onnx"]
 SUPERVISOR_FILE = "supervisor.json"
 KEY_FILE = "key_file.json"  # TorchServe writes it into its working folder, with fresh tokens at every start
 FIRST, LONGEST = 0.1, 2.0  # seconds: the longest wait before the first retry, and before any
@@ -58,6 +59,7 @@ class RequestError(ValueError):
 class Endpoint(BaseModel, extra="forbid", frozen=True):
     """A server as its state folder describes it; tokens stay in TorchServe's own key file."""
 
+    kind: Kind = Field("torchserve", description="Which server it is, a key of `serving.servers.SERVERS`.")
     pid: int = Field(description="Process id of Java, also its session's.")
     created: float = Field(description="When that process began, in seconds since 1970; tells a reused id.")
     name: str = Field(description="The model's name.")
@@ -142,8 +144,11 @@ class Client:
         connections: int = 64,
         retries: int = 3,
         deadline: float = 30.0,
+        name: str | None = None,
     ) -> Client:
         """A client of the server whose state folder this is; it follows a restart and its new tokens.
+
+        `name` is the model's, of which a server may have several.
 
         Raises:
             RequestError: the folder describes no server, or the server is down.
@@ -151,7 +156,8 @@ class Client:
         endpoint = read_endpoint(folder)
         if retries:
             _await_token(folder, deadline)
-        found = cls(endpoint.url, read_token(folder), endpoint.name, timeout, connections, retries, deadline)
+        address = name or endpoint.name
+        found = cls(endpoint.url, read_token(folder), address, timeout, connections, retries, deadline)
         found._folder = folder
         return found
 

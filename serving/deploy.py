@@ -20,10 +20,11 @@ import psutil
 from serving.client import STATE_FILE, Endpoint, RequestError
 from serving.config import LOG, ServerError, ServerSettings, stock
 from serving.inputs.spec import write_json
-from serving.management import Management, Registered
+from serving.management import Registered
 from serving.probe import check_golden
 from serving.process import running
 from serving.server import why
+from serving.servers import management
 from serving.state import check_archive, read_models, write_models
 
 LOCK = "change.lock"
@@ -72,7 +73,7 @@ class Rollout:
         self.tolerance = tolerance
         self.report = report
         try:
-            self.management = Management(folder)
+            self.management = management(folder)
         except RequestError as error:
             raise ServerError(f"{error}; 'fairlead serve up' starts the server") from None
 

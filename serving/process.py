@@ -16,7 +16,7 @@ from serving.config import PORTS, ServerError
 from serving.inputs.spec import read_json
 
 GONE = 10.0  # seconds that a killed process may take to be gone
-WORKER = "model_service_worker.py"
+WORKERS = ("model_service_worker.py", "serving.asgi.worker")
 
 
 def running(folder: Path) -> Endpoint | None:
@@ -112,18 +112,19 @@ def _session(endpoint: Endpoint) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             same = process.pid != endpoint.pid and os.getsid(process.pid) == endpoint.pid
-            if same and any(WORKER in word for word in process.cmdline()):
+            if same and any(worker in word for word in process.cmdline() for worker in WORKERS):
                 found.append(process)
     return found
 
 
 def free_ports() -> dict[str, int]:
-    """Three free loopback ports, for `settings.model_copy(update=free_ports())`."""
+    """A free loopback port for each that a server needs, for `settings.model_copy(update=free_ports())`."""
     with contextlib.ExitStack() as held:  # all held at once, so that they differ
-        sockets = [held.enter_context(socket.socket()) for _ in PORTS]
+        names = (*PORTS, "prometheus_port", "front_port")
+        sockets = [held.enter_context(socket.socket()) for _ in names]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return {port: each.getsockname()[1] for port, each in zip(PORTS, sockets, strict=True)}
+        return {port: each.getsockname()[1] for port, each in zip(names, sockets, strict=True)}
 
 
 def check_port(host: str, port: int, setting: str) -> None:
@@ -132,7 +133,7 @@ def check_port(host: str, port: int, setting: str) -> None:
     Raises:
         ServerError: it cannot; names the port, its setting, and who holds it where the system tells.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java: closed connections may linger
         try:
             probe.bind((host, port))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.client import STATE_FILE, Client, Endpoint, RequestError, read_token
+from serving.client import STATE_FILE, Client, Endpoint, Kind, RequestError, read_token
 from serving.config import (
     CONSOLE,
     LOG,
@@ -30,6 +30,7 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
+from serving.logs import plain
 from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
@@ -55,6 +56,8 @@ class TorchServe:
             Otherwise it lives on, and `running(folder)` and `stop(folder)` reach it from any process.
         model_api: versions can be added and removed while it runs, by who holds the management token.
     """
+
+    kind: Kind = "torchserve"
 
     def __init__(
         self,
@@ -96,10 +99,8 @@ class TorchServe:
         with self._locked():
             try:
                 models = self._check()
-                report("starting Java")
-                self._process, endpoint = launch(
-                    self.folder, self.settings, models, self.owned, self.model_api
-                )
+                report(f"starting {'Java' if self.kind == 'torchserve' else 'the workers'}")
+                self._process, endpoint = self._launch(models)
                 self._until_loaded(models, deadline, report)
                 self._until_answered(models, endpoint, body, content_type)
             except BaseException:
@@ -158,6 +159,9 @@ class TorchServe:
             check_port(self.settings.host, self.settings.grpc_port, "grpc_port")
         write_models(self.folder, models)
         return models
+
+    def _launch(self, models: Models) -> tuple[subprocess.Popen[bytes], Endpoint]:
+        return launch(self.folder, self.settings, models, self.owned, self.model_api)
 
     def _until_loaded(self, models: Models, deadline: float, report: Callable[[str], None]) -> None:
         """Wait for every worker of every version, and tell a failure from slowness by what the log says."""
@@ -229,7 +233,7 @@ def launch(
                 start_new_session=True,
                 umask=0o077,
             )
-        return process, _record(folder, process.pid, settings, models, scratch)
+        return process, record(folder, process.pid, settings, models, scratch)
     except BaseException:
         if process is not None:
             process.kill()
@@ -238,10 +242,14 @@ def launch(
         raise
 
 
-def _record(folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path) -> Endpoint:
+def record(
+    folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path, kind: Kind = "torchserve"
+) -> Endpoint:
+    """Say in the state folder what was started."""
     urls = [f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS]
     name, served = next(iter(models.models.items()))
     endpoint = Endpoint(
+        kind=kind,
         pid=pid,
         created=psutil.Process(pid).create_time(),
         name=name,
@@ -258,7 +266,8 @@ def _record(folder: Path, pid: int, settings: ServerSettings, models: Models, sc
 def read_log(folder: Path) -> str:
     """Java's console, then what TorchServe and the workers logged."""
     paths = (folder / name for name in (CONSOLE, LOG))
-    return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+    texts = (path.read_text(errors="replace") for path in paths if path.exists())
+    return "\n".join(plain(line) for text in texts for line in text.splitlines())
 
 
 def why(log: str) -> str:

@@ -241,7 +241,7 @@ def test_java_is_killed_and_its_port_is_taken(state: Path, bundle: Path) -> None
     assert read_token(state) != token
     assert not [each for each in processes if each.is_running()]
     assert not before.scratch.exists()
-    assert "Java ended with exit code -9" in (state / supervisor.LOG).read_text()
+    assert "the server ended with exit code -9" in (state / supervisor.LOG).read_text()
 
 
 def test_java_hangs(state: Path, bundle: Path) -> None:
@@ -252,4 +252,4 @@ def test_java_hangs(state: Path, bundle: Path) -> None:
         until(lambda: _restarted(state, 2))
     assert read_endpoint(state).pid != before.pid
     assert not [each for each in processes if each.is_running()]
-    assert "Java said nothing" in (state / supervisor.LOG).read_text()
+    assert "the server said nothing" in (state / supervisor.LOG).read_text()

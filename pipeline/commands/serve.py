@@ -13,7 +13,7 @@ import typer
 from pipeline.commands.common import fail, group
 from pipeline.core.params import UserError
 
-app = group("Run TorchServe with promoted models, and change what it serves.")
+app = group("Run a server with promoted models, and change what it serves.")
 Name = Annotated[str, typer.Option("--name", help="The model; the project's own unless it is given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -39,12 +39,20 @@ def told() -> Iterator[None]:
 
 
 @app.command()
-def up() -> None:
+def up(
+    server: Annotated[
+        str, typer.Option("--server", help="torchserve or onnx; server.kind unless it is given.")
+    ] = "",
+) -> None:
     """Start the server with what it served before, or the promoted model; roll a newer one out where it runs."""
     with told():
         from pipeline.endpoint import start
+        from serving.servers import SERVERS
 
-        start(say)
+        kind = next((each for each in SERVERS if each == server), None)
+        if server and kind is None:
+            fail(f"there is no server '{server}'; there are {', '.join(SERVERS)}")
+        start(say, kind)
 
 
 @app.command()

@@ -59,7 +59,11 @@ class Route:
         """Who answers it. `control` is as large as the challenger's share, to compare like with like."""
         if request.kind != "predict" or not isinstance(request.body, bytes) or MARK in request.headers:
             return "rest"
-        place = self.place(request.id)
+        return self.arm_of(request.id)
+
+    def arm_of(self, request_id: str) -> Arm:
+        """Who answers a request that takes part."""
+        place = self.place(request_id)
         if self.mode == "shadow":
             return "control" if place < self.share else "rest"
         return "challenger" if place < self.share else "control" if place < 2 * self.share else "rest"
