@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.inputs.image import encode_png
-from serving.worker import occluding
+from serving.worker import explain, occluding
 from serving.worker.messages import Request
 from serving.worker.rows import SHARE
 from serving.worker.worker import Worker
@@ -19,6 +20,11 @@ from tests.planted import CHANNEL, COLUMN, GRAPHS, PATCH, STEPS, WORD, picture, 
 
 ROW = b'{"age": 30, "income": 0.9, "member": true, "colour": "red"}'
 TEXT = f"The food was very {WORD} , and good".lower()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def captum() -> None:
+    assert explain.loaded(300)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +134,22 @@ def test_a_generator_has_nothing_to_explain(workers: dict[str, Worker], tmp_path
     worker = Worker(planted(tmp_path, "image"))
     worker.predictor.spec = worker.predictor.spec.model_copy(update={"task": "generation"})
     assert "makes images" in ask(worker, b'{"label": "no"}', None, 400)["error"]
+
+
+def test_a_worker_that_still_loads_captum_asks_to_come_again(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    loading = threading.Thread(target=stop.wait, daemon=True)
+    loading.start()
+    monkeypatch.setattr(explain, "_loading", lambda: loading)
+    monkeypatch.setattr(workers["table"].predictor, "seconds", 0.1)
+    (reply,) = workers["table"].answer([Request("r1", ROW, {}, "explain")])
+    assert (reply.status, reply.headers) == (503, {"Retry-After": "2"})
+    stop.set()
+    loading.join()
+    monkeypatch.undo()
+    assert ask(workers["table"], ROW)["target"] == "yes"
 
 
 def test_slow_models_are_explained_more_coarsely_and_in_time(

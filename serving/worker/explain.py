@@ -7,8 +7,11 @@ that the part speaks for what is explained. How many parts there are follows fro
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,7 +34,10 @@ METHOD = "occlusion"
 def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Explanations of single inputs; one that cannot be explained gets its own reason."""
     deadline = time.monotonic() + SHARE * predictor.seconds
-    replies = []
+    if not loaded(SHARE * predictor.seconds):
+        reason, headers = "captum is being loaded; ask again", {"Retry-After": "2"}
+        return [refused(503, reason, request, headers) for request in requests]
+    replies: list[Reply] = []
     for done, request in enumerate(requests):
         seconds = (deadline - time.monotonic()) / (len(requests) - done)
         if done and seconds <= 0:
@@ -45,6 +51,20 @@ def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
         except BadInput as error:
             replies.append(refused(400, error, request))
     return replies
+
+
+@cache
+def _loading() -> threading.Thread:
+    thread = threading.Thread(target=import_module, args=("captum.attr",), name="captum", daemon=True)
+    thread.start()
+    return thread
+
+
+def loaded(seconds: float) -> bool:
+    """Whether captum is there, after a wait; with torch it may take as long as a worker has on a busy machine."""
+    thread = _loading()
+    thread.join(max(seconds, 0.0))
+    return not thread.is_alive()
 
 
 def _asked(request: Request, spec: DataSpec) -> tuple[Body, str | None]:

@@ -193,7 +193,8 @@ def _within(predictor: Predictor, rows: list[np.ndarray], deadline: float) -> Pa
 def _forward(predictor: Predictor, rows: Sequence[np.ndarray]) -> list[Part]:
     """Outputs (1, K) of each row; where the graph itself refuses values, such as unknown tokens, of those it takes."""
     try:
-        return list(np.split(predictor.outputs(gather(rows, predictor.spec.input)), len(rows)))
+        found = predictor.outputs(gather(rows, predictor.spec.input))
+        return [found[at : at + 1] for at in range(len(found))]
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's own classes derive from nothing narrower
