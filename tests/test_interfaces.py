@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +29,7 @@ from serving.grpc_client import METHOD, GrpcClient
 from serving.grpc_front import serve
 from serving.protos import torchserve
 from serving.server import TorchServe, free_ports, running
-from tests.live import settings_of
+from tests.live import explained, settings_of
 from tests.planted import COLUMN, planted
 
 pytestmark = pytest.mark.slow
@@ -123,15 +122,12 @@ def test_what_torchserve_does_not_answer_of_the_protocol(server: TorchServe, raw
 
 
 def test_an_explanation_names_the_column_that_decides_and_spoils_no_prediction(raw: httpx.Client) -> None:
-    for _ in range(30):  # until captum is loaded
-        if raw.post("/explanations/table", content=ROW).status_code != 503:
-            break
-        time.sleep(1)
+    explained(raw, "/explanations/table", content=ROW)
     with ThreadPoolExecutor(12) as pool:
-        explained = [pool.submit(raw.post, "/explanations/table", content=ROW) for _ in range(3)]
+        whys = [pool.submit(raw.post, "/explanations/table", content=ROW) for _ in range(3)]
         predicted = [pool.submit(raw.post, "/predictions/table", content=ROW) for _ in range(6)]
         broken = [pool.submit(raw.post, "/explanations/table", content=b"{}") for _ in range(3)]
-    for future in explained:
+    for future in whys:
         told = future.result().json()
         assert (told["target"], told["model_version"]) == ("yes", "1234abcd")
         assert max(told["attributions"], key=told["attributions"].get) == COLUMN
