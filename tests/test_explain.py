@@ -173,6 +173,25 @@ def test_slow_models_are_explained_more_coarsely_and_in_time(
     assert "too little time" in ask(workers["image"], encode_png(picture()), None, 400)["error"]
 
 
+def test_explanations_that_find_no_time_in_their_batch_may_come_again(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = workers["table"].predictor
+    quick = predictor.outputs
+
+    def slow(rows: Any, chunk: int | None = None) -> np.ndarray:
+        time.sleep(0.02)
+        return quick(rows, chunk)
+
+    monkeypatch.setattr(predictor, "outputs", slow)
+    monkeypatch.setattr(predictor, "seconds", 0.4 / SHARE)
+    replies = workers["table"].answer([Request(str(at), ROW, {}, "explain") for at in range(8)])
+    assert {reply.status for reply in replies} <= {200, 503}
+    assert replies[0].status == 503, "an eighth of the time is too little"
+    assert json.loads(replies[0].body)["error"] == "too many explanations at once; ask again"
+    assert ask(workers["table"], ROW)["target"] == "yes"
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 17, 100, 4096])
 @pytest.mark.parametrize("side", [1, 4, 28, 31, 224, 1024])
 def test_windows_cover_every_place_in_no_more_steps_than_are_given(side: int, count: int) -> None:

@@ -28,26 +28,30 @@ from serving.worker.rows import SHARE, rows_in
 TARGET = "x-explain-target"
 FEWEST, MOST = 16, 400  # forward passes of one explanation
 PIECE = 32  # passes that share a batch
+WAIT = 0.2  # of the time that a batch has, for captum
 METHOD = "occlusion"
+
+
+class Busy(BadInput):
+    """There is no time left of the batch's, and there would be alone."""
 
 
 def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Explanations of single inputs; one that cannot be explained gets its own reason."""
+    if not loaded(WAIT * predictor.seconds):
+        reason = "captum is being loaded; ask again"
+        return [refused(503, reason, request, {"Retry-After": "2"}) for request in requests]
     deadline = time.monotonic() + SHARE * predictor.seconds
-    if not loaded(SHARE * predictor.seconds):
-        reason, headers = "captum is being loaded; ask again", {"Retry-After": "2"}
-        return [refused(503, reason, request, headers) for request in requests]
     replies: list[Reply] = []
     for done, request in enumerate(requests):
         seconds = (deadline - time.monotonic()) / (len(requests) - done)
-        if done and seconds <= 0:
-            replies.append(refused(503, "too many explanations at once; ask again", request))
-            continue
         try:
             body, target = _asked(request, predictor.spec)
             told = explained(predictor, body, target, seconds)
             head = {"model_version": predictor.version, "request_id": request.id}
             replies.append(limited(answered({**told, **head}), request))
+        except Busy as error:
+            replies.append(refused(503, error, request, {"Retry-After": "1"}))
         except BadInput as error:
             replies.append(refused(400, error, request))
     return replies
@@ -88,7 +92,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
     """What an answer depends on.
 
     Raises:
-        BadInput: the model makes images, the body cannot be decoded, or there is no such target.
+        BadInput: the model makes images, the body cannot be decoded, there is no such target, or never enough time.
+        Busy: there is not enough time now.
     """
     spec = predictor.spec
     if spec.task == "generation":
@@ -104,6 +109,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
     place = _target(spec, outputs, target)
     passes = int(min(MOST, seconds / max(one, 1e-6)))
     if passes < FEWEST:
+        if one * FEWEST < SHARE * predictor.seconds:
+            raise Busy("too many explanations at once; ask again")
         raise BadInput(
             f"the model takes {one:.2f} s for an answer, which leaves too little time to explain it"
         )
