@@ -13,9 +13,9 @@ from pathlib import Path
 from serving.client import Client, RequestError, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 from serving.front import Front
-from serving.health import PROBE
 from serving.metrics import CONTENT_TYPE, clear, page
 from serving.state import golden_requests, read_models
+from serving.worker.messages import PROBE
 
 FRESH = 1.0  # seconds that what was found of a server's readiness holds
 

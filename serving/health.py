@@ -13,8 +13,8 @@ from serving.config import ServerError, ServerSettings
 from serving.management import Registered
 from serving.servers import management
 from serving.state import Served, golden_requests, read_models
+from serving.worker.messages import PROBE
 
-PROBE = "fairlead-probe"  # the request id of our own requests, so that statistics may leave them out
 LOOK, SOON = 5.0, 1.0  # seconds between two looks, and after one at a silent server
 SILENCE = 5.0  # seconds in which the server must say something, where `response_timeout` is not shorter
 SILENT, FAILED = 2, 3  # looks in a row that it may be silent; requests that ready workers may fail

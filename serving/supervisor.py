@@ -55,6 +55,14 @@ class Supervision(BaseModel, extra="forbid", frozen=True):
     reason: str | None = Field(None, description="Why, the last time.")
 
 
+def supervision(folder: Path) -> Supervision | None:
+    """Who keeps the server of a state folder up; None where nobody says so."""
+    try:
+        return Supervision.model_validate_json((folder / SUPERVISOR_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 class Plan(BaseModel, extra="forbid", frozen=True):
     """How a supervisor runs the server: `settings.json` in its state folder; what it serves is in `models.json`."""
 
