@@ -16,6 +16,7 @@ from pipeline.core.params import UserError
 from pipeline.score import Asked, score
 from tests.bundles import write_bundle
 from tests.modalities import table_spec
+from tests.stores import free_port
 from tests.test_score import many
 
 pytestmark = pytest.mark.slow
@@ -54,6 +55,9 @@ def test_a_node_that_dies_midway_costs_nothing(cluster: Any, tmp_path: Path) -> 
 
 
 def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in (f"127.0.0.1:{free_port()}", "127.0.0.1:x"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
+            list(engine.on_ray(abs, [1], address))
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"needs the extra 'ray': pip install"):
         list(engine.on_ray(abs, [1]))
