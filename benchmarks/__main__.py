@@ -11,7 +11,18 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, soak, training
+from benchmarks import (
+    data,
+    imbalance,
+    memory,
+    quality,
+    rareimages,
+    road,
+    rolling,
+    scoring,
+    soak,
+    training,
+)
 
 ALL = {
     "training": training.run,
@@ -23,6 +34,7 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "scoring": scoring.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
