@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, training
+from benchmarks import data, imbalance, memory, quality, rareimages, road, serving, training
 
 ALL = {
     "training": training.run,
@@ -20,28 +21,36 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "serving": serving.run,  # takes what the command line says
 }
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Run, print a table, and keep the figures with the machine they were taken on."""
-    names = sys.argv[1:] or list(ALL)
+    parser = argparse.ArgumentParser("benchmarks", description="Measure, and keep the figures in results/.")
+    parser.add_argument("names", nargs="*", help=f"all where none is named: {', '.join(ALL)}")
+    serving.options(parser)
+    given = parser.parse_args()
+    names = given.names or list(ALL)
     unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
     RESULTS.mkdir(exist_ok=True)
     for name in names:
-        figures = ALL[name]()
+        figures = serving.run(given) if name == "serving" else ALL[name]()
         about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
             f"{platform.machine()}, Python {platform.python_version()}",
         }
-        (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+        if not (name == "serving" and serving.partial(given)):
+            (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
         width = max(map(len, figures))
         print(f"\n{name}  ({about['machine']})")
         for key, value in figures.items():
+            if isinstance(value, dict | list):
+                continue  # in the file
             print(
                 f"  {key:{width}}  {value:,.3f}" if isinstance(value, float) else f"  {key:{width}}  {value}"
             )
