@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, or those named: `python -m benchmarks training`."""
+"""`make bench`: every benchmark, or those named: `python -m benchmarks training`, `... soak --minutes 60`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, serving, training
+from benchmarks import (
+    data,
+    imbalance,
+    memory,
+    quality,
+    rareimages,
+    road,
+    rolling,
+    serving,
+    soak,
+    training,
+)
 
 ALL = {
     "training": training.run,
@@ -21,24 +32,30 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
-    "serving": serving.run,  # takes what the command line says
+    "soak": soak.run,
+    "rolling": rolling.run,
+    "serving": serving.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Run, print a table, and keep the figures with the machine they were taken on."""
-    parser = argparse.ArgumentParser("benchmarks", description="Measure, and keep the figures in results/.")
-    parser.add_argument("names", nargs="*", help=f"all where none is named: {', '.join(ALL)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(ALL)}")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="how long 'soak' goes on; one round at least"
+    )
     serving.options(parser)
     given = parser.parse_args()
     names = given.names or list(ALL)
     unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
+    runs = ALL | {"soak": lambda: soak.run(given.minutes), "serving": lambda: serving.run(given)}
     RESULTS.mkdir(exist_ok=True)
     for name in names:
-        figures = serving.run(given) if name == "serving" else ALL[name]()
+        figures = runs[name]()
         about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "

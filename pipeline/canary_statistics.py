@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 from scipy.special import betaln, gammaln, logsumexp, xlogy
 
 Decision = Literal["promote", "roll back", "go on"]
@@ -53,8 +53,12 @@ class Criterion:
         return "harm" if self.low > self.harm else "fine" if self.high < self.margin else "unsure"
 
     def plain(self) -> dict[str, Any]:
-        """As a dict, for receipts."""
-        return {**asdict(self), "verdict": self.verdict}
+        """As a dict, for receipts; an end that is not known yet is None."""
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return {**known, "verdict": self.verdict}
 
 
 def decide(criteria: Sequence[Criterion], enough: bool) -> tuple[Decision, str]:
@@ -87,7 +91,8 @@ def rates(champion: tuple[int, int], challenger: tuple[int, int], alpha: float) 
     evidence = _mixed(s0, n0, RATES) + _mixed(s1, n1, RATES)
 
     def likelihood(d: float) -> float:
-        return _most(lambda p: _binomial(s0, n0, p) + _binomial(s1, n1, p + d), max(0.0, -d), min(1.0, 1 - d))
+        terms = [(s0, 0, 1), (n0 - s0, 1, -1), (s1, d, 1), (n1 - s1, 1 - d, -1)]
+        return _most(terms, max(0.0, -d), min(1.0, 1 - d))
 
     return _around(s1 / n1 - s0 / n0, lambda d: evidence - likelihood(d), alpha)
 
@@ -103,10 +108,7 @@ def pairs(worse: int, better: int, total: int, alpha: float) -> tuple[float, flo
     evidence = float(logsumexp(ratios) - np.log(len(ratios)))
 
     def likelihood(d: float) -> float:
-        def of(p: float) -> float:
-            return _log(better, p) + _log(worse, p + d) + _log(same, 1 - 2 * p - d)
-
-        return _most(of, max(0.0, -d), (1 - d) / 2)
+        return _most([(better, 0, 1), (worse, d, 1), (same, 1 - d, -2)], max(0.0, -d), (1 - d) / 2)
 
     return _around((worse - better) / total, lambda d: evidence - likelihood(d), alpha)
 
@@ -184,10 +186,6 @@ def _log(count: int, share: float) -> float:
     return 0.0 if not count else count * math.log(share) if share > 0 else IMPOSSIBLE
 
 
-def _binomial(events: int, trials: int, rate: float) -> float:
-    return _log(events, rate) + _log(trials - events, 1 - rate)
-
-
 def _mixed(events: Any, trials: int, priors: Sequence[tuple[float, float]]) -> Any:
     """Log of the likelihood of some events, averaged over what the rate may be."""
     parts = [betaln(a + events, b + trials - events) - betaln(a, b) for a, b in priors]
@@ -198,14 +196,21 @@ def _dirichlet(counts: np.ndarray) -> float:
     return float(gammaln(counts).sum() - gammaln(counts.sum()))
 
 
-def _most(function: Callable[[float], float], low: float, high: float) -> float:
-    """The largest value of a concave function."""
-    if high <= low:
-        return function(low)
-    found = minimize_scalar(
-        lambda p: -function(p), bounds=(low, high), method="bounded", options={"xatol": 1e-10}
-    )
-    return max(-float(found.fun), function(low), function(high))
+def _most(terms: Sequence[tuple[int, float, float]], low: float, high: float) -> float:
+    """The largest sum of `count * log(start + slope * p)` over p between two ends: a concave function."""
+
+    def value(p: float) -> float:
+        return sum(_log(count, start + slope * p) for count, start, slope in terms)
+
+    def rise(p: float) -> float:
+        return sum(count * slope / (start + slope * p) for count, start, slope in terms if count)
+
+    inside = (high - low) * 1e-12
+    if high - low <= 1e-12 or rise(low + inside) <= 0:
+        return value(low)
+    if rise(high - inside) >= 0:
+        return value(high)
+    return value(float(brentq(rise, low + inside, high - inside, xtol=1e-12)))
 
 
 def _below(count: int, quantile: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -41,6 +42,7 @@ class Change(BaseModel, extra="ignore", frozen=True, populate_by_name=True):
     receipt: Receipt | None = Field(None, description="Of the version in `to`.")
     ok: bool = Field(True, description="False where `from` serves as before.")
     reason: str = ""
+    shown: dict[str, Any] | None = Field(None, description="The statistics that a canary's end rests on.")
 
 
 def record(
@@ -51,6 +53,7 @@ def record(
     receipt: Receipt | None = None,
     ok: bool = True,
     reason: str = "",
+    shown: dict[str, Any] | None = None,
 ) -> Change:
     """Add a change, and return once it is on the disk.
 
@@ -59,7 +62,7 @@ def record(
     """
     change = Change(
         at=now(), who=who(), action=action, model=model, before=before, after=after,
-        receipt=receipt, ok=ok, reason=reason,
+        receipt=receipt, ok=ok, reason=reason, shown=shown,
     )  # fmt: skip
     try:
         FILE.parent.mkdir(exist_ok=True)

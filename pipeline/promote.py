@@ -17,7 +17,7 @@ from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, dif
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name, Seed
-from pipeline.core.stage import DATA, main, replacing
+from pipeline.core.stage import DATA, LOCK, main, replacing
 from pipeline.forecasting import naive
 from pipeline.goals import goal
 from pipeline.report import write_report
@@ -179,6 +179,8 @@ def run() -> None:
         write_json(folder / "receipt.json", receipt)
         write_report(folder / "report.html", receipt)
         mlrun.files(folder / "receipt.json", "promote")
+        if LOCK.exists():
+            mlrun.files(LOCK, "promote")  # DVC waits for this stage, so no one writes it now
         mlrun.files(folder / "report.html", "promote")
     mlrun.metrics(
         {f"serving_{name}_ms": value for name, value in receipt["certified"]["latency_ms"]["lone"].items()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from pydantic import Field
 
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name
+from pipeline.origin import lineage as lineage  # tags of every run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -242,21 +241,3 @@ def log_model(run: Run, bundle: Path) -> str:
 def ui_hint() -> str:
     """Where people look at the runs."""
     return uri() if uri().startswith("http") else "make ui  (MLflow on http://127.0.0.1:5000)"
-
-
-@cache
-def lineage() -> dict[str, str]:
-    """Tags that lead back to the code and data: git commit, whether it was modified, SHA-256 of `dvc.lock`."""
-    lock = Path("dvc.lock")
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none"
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "mlflow.source.git.commit": _git("rev-parse", "HEAD") or "none",
-        "git.modified": str(bool(changed)).lower(),
-        "dvc.lock.sha256": digest,
-    }
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -11,7 +11,7 @@ import yaml
 
 from models.params import Model
 from models.served import save
-from pipeline import tracking
+from pipeline import origin, tracking
 from pipeline.core.params import PARAMS, flatten, parse, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, STATE, main, replacing
@@ -53,6 +53,9 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
     for context, folder in (("training", job.train_folder), ("validation", job.val_folder)):
         run.data(job.spec.source, data_digest(folder), folder.as_posix(), context)
     run.files(PARAMS)
+    run.tags({"machine": origin.machine(), **origin.digests(params=PARAMS, best=BEST)})
+    with origin.kept(BEST) as folder:
+        run.files(folder, "origin")
     if (picture := job.train_folder / "samples.png").exists():
         run.files(picture, "plots")
     write_json(note, {"run_id": run.id})

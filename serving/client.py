@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import email.utils
 import itertools
-import json
 import os
 import random
 import time
 import uuid
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -144,8 +144,11 @@ class Client:
         connections: int = 64,
         retries: int = 3,
         deadline: float = 30.0,
+        name: str | None = None,
     ) -> Client:
         """A client of the server whose state folder this is; it follows a restart and its new tokens.
+
+        `name` is the model's, of which a server may have several.
 
         Raises:
             RequestError: the folder describes no server, or the server is down.
@@ -153,7 +156,8 @@ class Client:
         endpoint = read_endpoint(folder)
         if retries:
             _await_token(folder, deadline)
-        found = cls(endpoint.url, read_token(folder), endpoint.name, timeout, connections, retries, deadline)
+        address = name or endpoint.name
+        found = cls(endpoint.url, read_token(folder), address, timeout, connections, retries, deadline)
         found._folder = folder
         return found
 
@@ -173,6 +177,24 @@ class Client:
         answer: dict[str, Any] = self._ask(self._path, body, headers)
         return answer
 
+    def explain(
+        self, body: bytes, content_type: str = "application/octet-stream", target: str | None = None
+    ) -> dict[str, Any]:
+        """What the answer to one raw body depends on: `target`, `score`, `attributions` and how they were found.
+
+        `target` is the class or value to explain; None takes the answer itself.
+
+        Raises:
+            RequestError: as of `predict`.
+        """
+        headers = {"Content-Type": content_type, "X-Request-Id": uuid.uuid4().hex}
+        if target is not None:
+            headers["X-Explain-Target"] = quote(target)
+        answer: dict[str, Any] = self._ask(
+            self._path.replace("predictions", "explanations", 1), body, headers
+        )
+        return answer
+
     def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Any:
         """The decoded answer to a POST, after as many tries as it may have."""
         until = time.monotonic() + (self._deadline if self._retries else self._timeout)
@@ -187,7 +209,7 @@ class Client:
                 renewed = self._renew(token) if self._retries else False
                 if error.status in (400, 401) and renewed:
                     wait = 0.0
-                elif not error.passing or failed > self._retries or not self._expected(error):
+                elif not self._again(error, failed):
                     raise
                 if time.monotonic() + wait >= until:
                     raise
@@ -210,7 +232,7 @@ class Client:
             passing = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
             message = f"cannot reach {self._http.base_url}: {error}"
             raise RequestError(message, reached=reached, passing=passing) from None
-        except json.JSONDecodeError:
+        except ValueError:
             raise RequestError(
                 f"what {self._http.base_url} answered is no JSON", response.status_code
             ) from None
@@ -226,8 +248,10 @@ class Client:
                 return False  # not written yet
         return self._token != used
 
-    def _expected(self, error: RequestError) -> bool:
-        """Whether a server that does not listen may be coming back; a local one only where its supervisor lives."""
+    def _again(self, error: RequestError, failed: int) -> bool:
+        """Whether another try may help: a local server that does not listen comes back where someone keeps it up."""
+        if not self._retries or not error.passing or failed > self._retries:
+            return False
         return error.reached or self._folder is None or kept_up(self._folder)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from serving.client import RequestError, read_endpoint, read_token
+from serving.client import PASSING, RequestError, read_endpoint, read_token
 from serving.config import CONFIG
 from serving.protos import TORCHSERVE, torchserve
 
@@ -48,7 +48,9 @@ class GrpcClient:
 
     def __init__(self, address: str, token: str, name: str, timeout: float = 15.0) -> None:
         if not all(importlib.util.find_spec(module) for module in ("grpc", "google.protobuf")):
-            raise RequestError("gRPC needs the packages of the extra 'grpc': pip install 'fairlead[grpc]'")
+            raise RequestError(
+                "gRPC needs the packages of the extra 'grpc': pip install --editable '.[grpc]'"
+            )
         import grpc
 
         self._address, self._name, self._timeout = address, name, timeout
@@ -64,8 +66,8 @@ class GrpcClient:
         )
 
     @classmethod
-    def local(cls, folder: Path, timeout: float = 15.0) -> GrpcClient:
-        """A client of the server whose state folder this is.
+    def local(cls, folder: Path, timeout: float = 15.0, name: str = "") -> GrpcClient:
+        """A client of the server whose state folder this is, for its first model unless one is named.
 
         Raises:
             RequestError: the folder describes no server, it is down, or has no port of its own for gRPC.
@@ -76,16 +78,19 @@ class GrpcClient:
             raise RequestError(
                 "the server's port for gRPC is not known: set 'server.grpc_port' and start it anew"
             )
-        return cls(f"127.0.0.1:{found[1]}", read_token(folder), endpoint.name, timeout)
+        return cls(f"127.0.0.1:{found[1]}", read_token(folder), name or endpoint.name, timeout)
 
-    def predict(self, body: bytes, request_id: str | None = None, version: str = "") -> dict[str, Any]:
-        """Send one raw body, as `Client.predict` does, and give the answer.
+    def predict(
+        self, body: bytes, content_type: str = "", request_id: str | None = None, version: str = ""
+    ) -> dict[str, Any]:
+        """Send one raw body, as `Client.predict` does, and give the answer; a content type says nothing here.
 
         Raises:
             RequestError: the server refused it, failed, or did not answer in time.
         """
         import grpc
 
+        del content_type
         given = {"body": body, "x-request-id": (request_id or uuid.uuid4().hex).encode()}
         request = self._request(model_name=self._name, model_version=version, input=given)
         try:
@@ -95,21 +100,21 @@ class GrpcClient:
         answer: dict[str, Any] = json.loads(response.prediction)
         if "error" in answer:
             status = int(answer.get("status", 400))
-            raise RequestError(f"{status}: {answer['error']}", status)
+            raise RequestError(f"{status}: {answer['error']}", status, passing=status in PASSING)
         return answer
 
     def _told(self, error: Any) -> RequestError:
         """An error of gRPC's in the words and with the status that HTTP would have."""
         code, reason = error.code().name, (error.details() or "no reason given").splitlines()[0]
         if code == "DEADLINE_EXCEEDED":
-            return RequestError(f"no answer from {self._address} in time")
+            return RequestError(f"no answer from {self._address} in time", passing=True)
         if code == "UNAVAILABLE" and not error.trailing_metadata() and "connect" in reason:
-            return RequestError(f"cannot reach {self._address}: {reason}")
+            return RequestError(f"cannot reach {self._address}: {reason}", reached=False, passing=True)
         if "RST_STREAM with error code 8" in reason:
             return RequestError("413: the server broke off, as it does over 'server.max_request_bytes'", 413)
         status = STATUSES.get(code, 500)
         status = next((known for words, known in INTERNAL.items() if words in reason), status)
-        return RequestError(f"{status}: {reason}", status)
+        return RequestError(f"{status}: {reason}", status, passing=status in PASSING)
 
     def close(self) -> None:
         """Close the connection."""

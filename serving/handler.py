@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _loaded: dict[str, Worker] = {}
 JSON = "application/json"
+BINARY = "inference-header-content-length"
 OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -87,6 +88,8 @@ def _kind(given: dict[str, Any], item: dict[str, Any]) -> str:
     """
     if given.get("explain") == "True":
         return "explain"
+    if any(name.lower() == BINARY for name in given):
+        return "infer"  # whatever the address: `/predictions/NAME/VERSION` is the only one with a version
     if "explain" not in given or "url_path" in given:
         return "predict"
     # `/v1/models/NAME:predict` and `/v2/models/NAME/infer` differ by nothing but what they bring

@@ -14,6 +14,10 @@ from serving.predictor import numbers, rounding
 from serving.state import golden_requests
 
 
+class Broken(ServerError):
+    """A version that does not come up, or does not answer: the server's log says why."""
+
+
 def check_golden(
     folder: Path, url: str, name: str, version: str, archive: Path, tolerance: float, timeout: float
 ) -> int:
@@ -29,20 +33,21 @@ def check_golden(
         timeout: seconds to wait for one answer.
 
     Raises:
-        ServerError: one is not answered, by another version, or otherwise than expected.
+        Broken: one is not answered.
+        ServerError: one is answered by another version, or otherwise than expected.
     """
     bundle = archive.parent / "bundle"
     spec, unit = read_spec(bundle), _unit(bundle)
     requests = golden_requests(archive)
     if not requests:
         raise ServerError(f"no golden requests beside {archive}")
-    with Client(url, read_token(folder), f"{name}/{version}", timeout) as client:
+    with Client(url, read_token(folder), f"{name}/{version}", timeout, retries=0) as client:
         for body, content_type, expected in requests:
             what = f"golden request {expected['file']}"
             try:
                 answer = client.predict(body, content_type)
             except RequestError as error:
-                raise ServerError(f"{what} was not answered: {error}") from None
+                raise Broken(f"{what} was not answered: {error}") from None
             if answer.get("model_version") != version:
                 raise ServerError(f"{what} was answered by version {answer.get('model_version')}")
             apart = _apart(spec, expected, answer, unit)

@@ -30,6 +30,7 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
+from serving.logs import plain
 from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
@@ -107,6 +108,14 @@ class TorchServe:
                 raise
         report("the server answers")
         return endpoint
+
+    def wait(self, seconds: float) -> int | None:
+        """Java's exit code, as soon as it ends; None where it still runs after so many seconds."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """End Java and every worker; remove tokens, temporary files and a temporary state folder."""
@@ -186,7 +195,7 @@ class TorchServe:
             address = f"{name}/{version}"
             try:
                 token, timeout = read_token(self.folder), self.settings.response_timeout + 5.0
-                with Client(endpoint.url, token, address, timeout) as client:
+                with Client(endpoint.url, token, address, timeout, retries=0) as client:
                     client.predict(body_of, kind)
             except RequestError as error:
                 raise ServerError(
@@ -208,6 +217,9 @@ def launch(
     """Start Java with `models` in a state folder, and record it there; it is not ready yet."""
     scratch = Path(tempfile.mkdtemp(prefix=PREFIX))  # short, as a worker's socket path must be
     process = None
+    for name in (CONSOLE, LOG):  # what a failed run said must not be taken for what this one says
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).replace(folder / f"{name}.before")
     try:
         write_config(folder, scratch, models, settings, model_api)
         with (folder / CONSOLE).open("wb") as console:
@@ -254,7 +266,8 @@ def record(
 def read_log(folder: Path) -> str:
     """Java's console, then what TorchServe and the workers logged."""
     paths = (folder / name for name in (CONSOLE, LOG))
-    return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+    texts = (path.read_text(errors="replace") for path in paths if path.exists())
+    return "\n".join(plain(line) for text in texts for line in text.splitlines())
 
 
 def why(log: str) -> str:

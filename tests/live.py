@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -48,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = ({0: torch.export.Dim("n")},)
     torch.onnx.export(Net().eval(), example, folder / "model.onnx", dynamic_shapes=shapes, verbose=False)
     write_json(folder / "spec.json", spec_of((1, 28, 28), "abcdefghij"))
-    write_json(folder / "bundle.json", {"version": VERSION})
+    write_json(folder / "bundle.json", {"version": VERSION, "name": "digits"})
     (folder / "golden").mkdir()
     (folder / "golden/0.png").write_bytes(PNG)
     return folder
@@ -59,6 +62,16 @@ def archive(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("archive") / "digits.mar"
     build_archive(bundle, path, "digits")
     return path
+
+
+@pytest.fixture(scope="session")
+def stored(bundle: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive as it lies in the store, beside its bundle with a golden request."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copytree(bundle, folder / "bundle")
+    golden = {"requests": [{"file": "0.png", "content_type": "image/png"}]}
+    write_json(folder / "bundle/golden/golden.json", golden)
+    return Path(shutil.copy(archive, folder))
 
 
 def settings_of(**given: object) -> ServerSettings:
@@ -92,6 +105,14 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for what must come, for a minute at most."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
 
 
 def closed(url: str) -> bool:

@@ -81,7 +81,7 @@ def challenger_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def peer(challenger_bundle: Path, tmp_path: Path) -> Iterator[Peer]:
     write_json(tmp_path / "key_file.json", {"inference": {"key": TOKEN}})
     (tmp_path / "canary" / SALT).mkdir(parents=True)
-    found = Peer(Worker(challenger_bundle, state=tmp_path), tmp_path)
+    found = Peer(Worker(challenger_bundle, state=tmp_path, name="digits"), tmp_path)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(found))
     server.daemon_threads = True
     found.url = f"http://127.0.0.1:{server.server_port}"
@@ -95,7 +95,7 @@ def peer(challenger_bundle: Path, tmp_path: Path) -> Iterator[Peer]:
 
 @pytest.fixture
 def champion(bundle: Path, peer: Peer) -> Worker:
-    return Worker(bundle, state=peer.state)
+    return Worker(bundle, state=peer.state, name="digits")
 
 
 def route_to(peer: Peer, **given: object) -> Route:

@@ -117,12 +117,16 @@ def test_a_request_that_always_fails_is_given_up(server: Server, waits: list[flo
     assert all(0 <= wait <= 0.1 * 2**at for at, wait in enumerate(waits))
 
 
-def test_no_retries_means_one_try(server: Server) -> None:
+def test_no_retries_means_one_try(server: Server, waits: list[float]) -> None:
     for failure in (503, "reset"):
         server.script, server.seen = [failure], []
         with Client(server.url, "token", "m", retries=0) as client, pytest.raises(RequestError):
             client.predict(b"body")
         assert len(server.seen) == 1
+    url = f"http://127.0.0.1:{free_ports()['inference_port']}"
+    with Client(url, "token", "m", retries=0) as client, pytest.raises(RequestError, match="cannot reach"):
+        client.predict(b"body")
+    assert not waits
 
 
 def test_the_server_says_how_long_to_wait(server: Server, waits: list[float]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,52 +16,37 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.archive import build_archive
 from serving.client import Client, read_token
 from serving.config import ServerError
 from serving.deploy import Rollout, changing
-from serving.inputs.spec import Transform, write_json
+from serving.inputs.spec import read_json, write_json
 from serving.management import Management, ManagementError
-from serving.predictor import Predictor
 from serving.server import TorchServe, running
-from serving.state import MODELS, Models, check_archive, of_archive, read_models, sha256, write_models
+from serving.state import MODELS, Models, check_archive, of_archive, read_models, write_models
 from tests.live import PNG, settings_of
+from tests.serving import another, archived, broken
 
+# So slow that what many clients ask waits in a queue, whatever the machine.
+SLOWED = """
+import time
+_answer = handle
+def handle(batch, context):
+    if batch:
+        time.sleep(0.02)
+    return _answer(batch, context)
+"""
+SETTINGS = settings_of(response_timeout=1, batch_size=4)
 slow = pytest.mark.slow  # starts a real server
-
-
-def another(bundle: Path, folder: Path, version: str, name: str = "digits") -> Path:
-    """The archive of a bundle that calls itself another version, as the store keeps it."""
-    folder.mkdir()
-    shutil.copytree(bundle, folder / "bundle")
-    write_json(folder / "bundle" / "bundle.json", {"version": version})
-    write_json(folder / "bundle" / "transform.json", Transform())
-    expected = Predictor(bundle).answer([PNG])[0]
-    assert isinstance(expected, dict)
-    golden = [{"file": "0.png", "content_type": "image/png", **expected}]
-    write_json(folder / "bundle" / "golden" / "golden.json", {"requests": golden})
-    archive = folder / f"{name}.mar"
-    build_archive(folder / "bundle", archive, name)
-    write_json(folder / "receipt.json", {"archive_sha256": sha256(archive)})
-    return archive
-
-
-def broken(archive: Path, folder: Path, **changes: str) -> Path:
-    """The same version with other files inside its archive, or with other golden answers, and a receipt of its own."""
-    shutil.copytree(archive.parent, folder)
-    found = folder / archive.name
-    with zipfile.ZipFile(archive) as good, zipfile.ZipFile(found, "w") as bad:
-        for name in good.namelist():
-            bad.writestr(name, changes.get(Path(name).stem, good.read(name)))
-    write_json(folder / "receipt.json", {"archive_sha256": sha256(found)})
-    return found
 
 
 @pytest.fixture(scope="module")
 def archives(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Versions `one` and `two` of digits, and `one` of letters."""
     root = tmp_path_factory.mktemp("archives")
-    found = {version: another(bundle, root / version, version) for version in ("one", "two")}
+    found = {}
+    for version in ("one", "two", "three"):
+        fast = another(bundle, root / "fast" / version, version)
+        found[version] = broken(fast, root / version, handler=f"{archived('handler.py', fast)}\n{SLOWED}")
     return {**found, "letters": another(bundle, root / "letters", "one", "letters")}
 
 
@@ -105,7 +93,7 @@ def server(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("state")
     models = of_archive(archives["two"]).beside("digits", "one", archives["one"])
     write_models(folder, models.serving("letters", "one", archives["letters"]))
-    started = TorchServe(None, settings_of(response_timeout=1), folder, model_api=True)
+    started = TorchServe(None, SETTINGS, folder, model_api=True)
     started.start(PNG, "image/png")
     yield folder
     started.stop()
@@ -135,6 +123,26 @@ def test_every_version_of_every_model_answers(server: Path) -> None:
             management.set_default("digits", "three")
         with pytest.raises(ManagementError, match="403"):
             management.unregister("digits", "two")
+
+
+@slow
+def test_management_loads_from_no_address_and_for_nobody_without_its_token(
+    server: Path, archives: dict[str, Path]
+) -> None:
+    endpoint = running(server)
+    assert endpoint
+    with Management(server) as management:
+        before = {name: management.versions(name).keys() for name in management.names()}
+        url = f"{endpoint.management_url}/models"
+        for headers in ({}, {"Authorization": f"Bearer {read_token(server)}"}):
+            asked = {"url": "digits-one.mar", "initial_workers": "1"}
+            assert httpx.post(url, params=asked, headers=headers, trust_env=False).status_code == 400
+            assert httpx.delete(f"{url}/letters", headers=headers, trust_env=False).status_code == 400
+        headers = {"Authorization": f"Bearer {read_token(server, 'management')}"}
+        for address in ("http://127.0.0.1:1/a.mar", f"file://{archives['one']}", "../../one/digits.mar"):
+            answer = httpx.post(url, params={"url": address}, headers=headers, trust_env=False)
+            assert answer.status_code in (400, 404, 500), answer.text
+        assert {name: management.versions(name).keys() for name in management.names()} == before
 
 
 # --- one in another's place
@@ -173,23 +181,136 @@ class Load:
 
 
 def rollout(folder: Path, said: list[str] | None = None) -> Rollout:
-    return Rollout(folder, settings_of(response_timeout=1), 1e-4, (said if said is not None else []).append)
+    return Rollout(folder, SETTINGS, 1e-4, (said if said is not None else []).append)
 
 
 @slow
 def test_no_request_is_lost_while_versions_take_each_others_place(
     server: Path, archives: dict[str, Path]
 ) -> None:
-    longest = 0
-    with Load(server, "digits", 24) as load:
-        with changing(server), rollout(server) as change:
+    waiting: list[int] = []  # in the queue of the version that has just stopped being the default
+
+    def watch(step: str) -> None:
+        if "is what serves now" in step:
+            with Management(server) as management:
+                waiting.append(max(found.pending for found in management.versions("digits").values()))
+
+    with Load(server, "digits", 32) as load:
+        with changing(server), Rollout(server, SETTINGS, 1e-4, watch) as change:
             change.repair()
             for version in ("one", "two"):
                 assert change.replace("digits", version, archives[version]) is not None
-                with Management(server) as management:
-                    longest = max(longest, management.versions("digits")[version].pending)
         time.sleep(0.2)
     assert load.failures == []
     assert load.versions.keys() == {"one", "two"}
-    assert min(load.versions.values()) > 200
-    assert longest > 0, "requests waited in a queue, so that a lost one would show"
+    assert load.versions.total() > 1000
+    assert len(waiting) == 2
+    assert min(waiting) > 0, "so that a lost one would show"
+
+
+DIES = "import os\ndef handle(batch, context):\n    if batch:\n        os._exit(1)"
+
+
+@slow
+@pytest.mark.parametrize(
+    ("handler", "cause"),
+    [
+        ("import no_such_module\ndef handle(batch, context): ...", "(?s)worker ended.*no_such_module"),
+        (DIES, "golden request 0.png was not answered: 50"),
+    ],
+    ids=["cannot load", "dies"],
+)
+def test_a_broken_version_leaves_the_old_serving(
+    server: Path, archives: dict[str, Path], tmp_path: Path, handler: str, cause: str
+) -> None:
+    bad = broken(archives["three"], tmp_path / "bad", handler=handler)
+    _refused(server, bad, cause)
+
+
+@slow
+def test_a_version_that_answers_otherwise_leaves_the_old_serving(
+    server: Path, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    bad = broken(archives["three"], tmp_path / "bad")
+    golden = read_json(bad.parent / "bundle" / "golden" / "golden.json")
+    shares = golden["requests"][0]["probabilities"]
+    shares["a"], shares["b"] = shares["b"] + 0.01, shares["a"] - 0.01
+    write_json(bad.parent / "bundle" / "golden" / "golden.json", golden)
+    _refused(server, bad, "golden request 0.png was answered otherwise than certified, by 0")
+    (bad.parent / "bundle" / "bundle.json").unlink()
+    bad.write_bytes(archives["one"].read_bytes())
+    _refused(server, bad, "expected digits version three")
+
+
+def _refused(server: Path, bad: Path, cause: str) -> None:
+    """Deploying `bad` fails while clients ask, none of whom notices."""
+    before = read_models(server)
+    with Load(server, "digits", 4) as load, changing(server), rollout(server) as change:
+        change.repair()
+        with pytest.raises(ServerError, match=cause):
+            change.replace("digits", "three", bad)
+    assert load.failures == []
+    assert load.versions.keys() == {before.models["digits"].default}
+    assert read_models(server) == before
+    with Management(server) as management:
+        assert management.versions("digits").keys() == before.models["digits"].versions.keys()
+
+
+@slow
+def test_what_a_killed_change_left_is_taken_away(server: Path, archives: dict[str, Path]) -> None:
+    """Killed beside the old, and once more after the switch: the next change ends both."""
+    before = read_models(server).models["digits"].default
+    for later in (False, True):
+        script = KILLED.format(folder=str(server), archive=str(archives["three"]), later=later)
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+        with Management(server) as management:
+            assert management.versions("digits").keys() == {before, "three"}
+        said: list[str] = []
+        with changing(server), rollout(server, said) as change:
+            change.repair()
+        serves = "three" if later else before
+        with Management(server) as management:
+            assert management.versions("digits").keys() == {serves}
+        assert ask(server, "digits") == serves
+        assert "was left by a change that did not end" in said[0]
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from serving.deploy import Rollout, changing
+from serving.server import ServerSettings
+folder, archive = Path({folder!r}), Path({archive!r})
+with changing(folder), Rollout(folder, ServerSettings(workers=1, response_timeout=1), 1e-4, print) as change:
+    change.add("digits", "three", archive)
+    if {later}:
+        change.switch("digits", "three", archive)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@slow
+def test_an_interruption_leaves_the_old_serving(server: Path, archives: dict[str, Path]) -> None:
+    before = read_models(server)
+
+    def interrupt(step: str) -> None:
+        if "workers ready" in step:
+            raise KeyboardInterrupt
+
+    change = Rollout(server, SETTINGS, 1e-4, interrupt)
+    with changing(server), change, pytest.raises(KeyboardInterrupt):
+        change.replace("digits", "two", archives["two"])
+    assert read_models(server) == before
+    with Management(server) as management:
+        assert management.versions("digits").keys() == before.models["digits"].versions.keys()
+
+
+def test_two_changes_at_once_are_refused(tmp_path: Path) -> None:
+    with (
+        changing(tmp_path),
+        pytest.raises(ServerError, match=rf"under way \(pid {os.getpid()}\)"),
+        changing(tmp_path),
+    ):
+        raise AssertionError("both went on")
+    with changing(tmp_path):
+        pass

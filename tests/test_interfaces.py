@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import numpy as np
 import pytest
+from tritonclient import grpc as over_grpc
 from tritonclient.grpc import service_pb2 as triton
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from serving.archive import build_archive
 from serving.client import RequestError, read_token
 from serving.grpc_client import METHOD, GrpcClient
+from serving.grpc_front import serve
 from serving.protos import torchserve
 from serving.server import TorchServe, free_ports, running
 from tests.live import settings_of
@@ -135,21 +143,21 @@ def test_an_explanation_names_the_column_that_decides_and_spoils_no_prediction(r
 
 
 def test_grpc_gives_the_answers_and_errors_of_http(server: TorchServe) -> None:
-    with GrpcClient.local(server.folder) as over_grpc, server.client() as over_http:
-        answer = over_grpc.predict(ROW, request_id="own-1")
+    with GrpcClient.local(server.folder) as grpcs, server.client() as over_http:
+        answer = grpcs.predict(ROW, request_id="own-1")
         assert answer["request_id"] == "own-1"
         assert {**answer, "request_id": 0} == {**over_http.predict(ROW), "request_id": 0}
-        assert [each["label"] for each in over_grpc.predict(CSV)["predictions"]] == ["yes", "no"]
+        assert [each["label"] for each in grpcs.predict(CSV)["predictions"]] == ["yes", "no"]
         for bad in (b"{}", b"1,2", b"", b'["a"]'):
             errors = []
-            for client in (over_grpc, over_http):
+            for client in (grpcs, over_http):
                 with pytest.raises(RequestError) as refused:
                     client.predict(bad)  # type: ignore[attr-defined]
                 errors.append((str(refused.value), refused.value.status))
             assert errors[0] == errors[1]
             assert errors[0][1] == 400
         with pytest.raises(RequestError, match="404: Model version: 9 does not exist"):
-            over_grpc.predict(ROW, version="9")
+            grpcs.predict(ROW, version="9")
 
 
 def test_grpc_wants_the_token_a_known_model_and_a_server(server: TorchServe) -> None:
@@ -215,3 +223,143 @@ def worker_ids(server: TorchServe) -> set[int]:
     headers = {"Authorization": f"Bearer {read_token(server.folder, 'management')}"}
     described = httpx.get(f"{endpoint.management_url}/models/table", headers=headers).json()
     return {worker["pid"] for model in described for worker in model["workers"]}
+
+
+# --- the command line
+
+
+def project(folder: Path, server: TorchServe) -> None:
+    """What the command line needs of a project whose server this is."""
+    (folder / ".fairlead").mkdir()
+    (folder / ".fairlead/server").symlink_to(server.folder)
+    (folder / "params.yaml").write_text("name: table\n")
+
+
+def test_predict_and_explain_ask_the_live_server(
+    server: TorchServe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(tmp_path, server)
+    (tmp_path / "row.json").write_bytes(ROW)
+    (tmp_path / "rows.csv").write_bytes(CSV)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    for way in ([], ["--grpc"]):
+        lines = run("predict", *way, "rows.csv", "row.json").splitlines()
+        assert [line.split("  (")[0] for line in lines] == [
+            "rows.csv row 0: yes",
+            "rows.csv row 1: no",
+            "row.json: yes",
+        ]
+    said = run("explain", "row.json").splitlines()
+    assert said[0].startswith("row.json: yes  0.96")
+    assert said[1].split() == ["+0.9428", COLUMN]
+    assert (tmp_path / "row-explained.png").stat().st_size > 5000
+    assert "income" in run("explain", "row.json", "--target", "no", "--out", "no.svg")
+    assert (tmp_path / "no.svg").exists()
+    assert "expected one of no, yes" in run("explain", "row.json", "--target", "maybe", code=1)
+    assert "one input is explained at a time" in run("explain", "rows.csv", code=1)
+    assert "no.json: No such file" in run("explain", "no.json", code=1)
+    assert "is not supported" in run("explain", "row.json", "--out", "x.doc", code=1)
+    assert "nowhere/x.png: No such file" in run("explain", "row.json", "--out", "nowhere/x.png", code=1)
+
+
+# --- the Open Inference Protocol over gRPC, before the same server
+
+
+def test_tritonclient_is_answered_over_grpc(server: TorchServe) -> None:
+    front = serve(server.folder, 0, server.settings.max_request_bytes)
+    client = over_grpc.InferenceServerClient(f"127.0.0.1:{front.port}")
+    token = {"authorization": f"Bearer {read_token(server.folder)}"}
+    try:
+        assert client.is_server_live()
+        assert client.is_server_ready(headers=token)
+        assert client.is_model_ready("table", headers=token)
+        assert client.is_model_ready("table", "1234abcd", headers=token)
+        assert client.get_server_metadata().name == "fairlead"
+        told = client.get_model_metadata("table", headers=token, as_json=True)
+        assert told["inputs"] == [{"name": "row", "datatype": "FP32", "shape": ["-1", "4"]}]
+        assert [each["name"] for each in told["outputs"]] == ["label", "probabilities"]
+        forms = {"FP32": TENSOR, "BYTES": np.array([ROW, b"30,0.1,true,red"], object)}
+        for datatype, values in forms.items():
+            given = over_grpc.InferInput("row", list(values.shape), datatype)
+            given.set_data_from_numpy(values)
+            for version in ("", "1234abcd"):
+                found = client.infer("table", [given], version, request_id="mine", headers=token)
+                assert found.as_numpy("label").tolist() == [b"yes", b"no"]
+                assert found.as_numpy("probabilities")[0, 1] == pytest.approx(0.9608, abs=1e-4)
+                assert found.get_response().id == "mine"
+                assert found.get_response().parameters["model_version"].string_param == "1234abcd"
+        wished = [over_grpc.InferRequestedOutput("probabilities")]
+        only = client.infer("table", [given], outputs=wished, headers=token)
+        assert only.as_numpy("label") is None
+        refusals: dict[str, tuple[Any, ...]] = {
+            "INVALID_ARGUMENT.*row 0: missing columns": ("table", [bodies(b"{}")], "", token),
+            "NOT_FOUND.*Model not found": ("nothing", [given], "", token),
+            "NOT_FOUND.*Model version: 9": ("table", [given], "9", token),
+            "PERMISSION_DENIED.*Token": ("table", [given], "", {}),
+            "RESOURCE_EXHAUSTED": ("table", [bodies(b"x" * 2**23)], "", token),
+        }
+        for reason, (name, inputs, version, headers) in refusals.items():
+            with pytest.raises(InferenceServerException, match=reason):
+                client.infer(name, inputs, version, headers=headers)
+        with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*'nothing' is not served"):
+            client.get_model_metadata("nothing", headers=token)
+        for call in (client.get_model_metadata, client.is_model_ready):
+            with pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED"):
+                call("table", headers={"authorization": "Bearer wrong"})
+        with pytest.raises(OSError, match=f"port {front.port} cannot be listened on"):
+            serve(server.folder, front.port, 1000)
+    finally:
+        client.close()
+        front.stop(None).wait()
+
+
+def bodies(*items: bytes) -> over_grpc.InferInput:
+    given = over_grpc.InferInput("row", [len(items)], "BYTES")
+    given.set_data_from_numpy(np.array(items, object))
+    return given
+
+
+def test_plain_contents_are_taken_too_and_a_server_that_is_down_is_told(
+    server: TorchServe, tmp_path: Path
+) -> None:
+    front = serve(server.folder, 0, server.settings.max_request_bytes)
+    alone = serve(tmp_path, 0, 1000)
+    asked = triton.ModelInferRequest(model_name="table")
+    asked.inputs.add(name="row", datatype="FP32", shape=[2, 4]).contents.fp32_contents.extend(TENSOR.ravel())
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{front.port}") as opened:
+            method = "/inference.GRPCInferenceService/ModelInfer"
+            found = called(server, opened, method, asked, triton.ModelInferResponse)
+            assert found.raw_output_contents[0] == b"\x03\0\0\0yes\x02\0\0\0no"
+        client = over_grpc.InferenceServerClient(f"127.0.0.1:{alone.port}")
+        assert client.is_server_live()
+        assert not client.is_server_ready()
+        with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*no server was started"):
+            client.infer("table", [bodies(ROW)])
+        client.close()
+    finally:
+        front.stop(None).wait()
+        alone.stop(None).wait()
+
+
+def test_the_command_speaks_the_protocol_before_the_server(server: TorchServe, tmp_path: Path) -> None:
+    project(tmp_path, server)
+    command = [sys.executable, "-m", "pipeline.cli", "serve", "grpc", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as front:
+        assert front.stdout
+        found = re.search(r"gRPC at (127\.0\.0\.1:\d+), before http", front.stdout.readline())
+        try:
+            assert found
+            with over_grpc.InferenceServerClient(found[1]) as client:
+                token = {"authorization": f"Bearer {read_token(server.folder)}"}
+                assert client.infer("table", [bodies(ROW)], headers=token).as_numpy("label").tolist() == [
+                    b"yes"
+                ]
+        finally:
+            front.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,36 +21,29 @@ CONTENT_TYPES = {
 }
 
 
+Model = Annotated[
+    str, typer.Option("--model", help="Which model, where the server has several; the project's own else.")
+]
+
+
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Request files: PNG, JPEG, JSON, CSV or text.")],
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print each whole answer as one line of JSON.")
     ] = False,
-    model: Annotated[
-        str,
-        typer.Option("--model", help="Which model, where the server has several; the project's own else."),
-    ] = "",
+    model: Model = "",
+    grpc: Annotated[bool, typer.Option("--grpc", help="Ask over gRPC, at 'server.grpc_port'.")] = False,
 ) -> None:
     """Ask the running server about each FILE."""
     import json
 
-    from pipeline.endpoint import client as connect
     from serving.client import RequestError
-    from serving.config import ServerError
 
     failed = False
-    try:
-        client = connect(model or None)
-    except RequestError as error:
-        fail(f"{error}; 'make serve' starts the server")
-    except (ServerError, UserError) as error:
-        fail(error)
-    with client:
+    with _connected(model, grpc) as client:
         for file in files:
             try:
-                answer = client.predict(
-                    file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
-                )
+                answer = _ask(client.predict, file)
             except RequestError as error:
                 failed = True
                 hint = "" if error.reached else "; 'make serve' starts the server"
@@ -61,10 +55,64 @@ def predict(
                 continue
             if json_lines:
                 typer.echo(json.dumps({"file": str(file), **answer}))
-            else:
-                typer.echo(f"{file}: {told(answer)}model {answer['model_version']})")
+                continue
+            many = "predictions" in answer
+            for at, each in enumerate(answer["predictions"] if many else [answer]):
+                row = f" row {at}" if many else ""
+                typer.echo(f"{file}{row}: {told(each)}model {answer['model_version']})")
     if failed:
         raise typer.Exit(1)
+
+
+def explain(
+    file: Annotated[Path, typer.Argument(help="A request file: PNG, JPEG, JSON, CSV or text.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture to write; FILE's name with -explained.png else.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="The class or value to explain; the answer itself else.")
+    ] = "",
+    model: Model = "",
+) -> None:
+    """Show what the running server's answer about FILE depends on."""
+    from pipeline.explaining import draw, headline, strongest
+    from serving.client import RequestError
+
+    picture = out or Path(f"{file.stem}-explained.png")
+    try:
+        with _connected(model) as client:
+            found = _ask(lambda *given: client.explain(*given, target or None), file)
+        typer.echo(f"{file}: {headline(found)}")
+        for name, score in strongest(found):
+            typer.echo(f"  {score:+.4f}  {name}")
+        if not strongest(found):
+            typer.echo("  no single part of it changes the answer when it is hidden")
+        draw(found, file.read_bytes(), picture)
+    except RequestError as error:
+        fail(f"{file}: {error}")
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{picture}: {error}")
+    typer.echo(f"  drawn in {picture}")
+
+
+def _connected(model: str, grpc: bool = False) -> Any:
+    """A client of the running server, or one message and the end."""
+    from pipeline.endpoint import client, grpc_client
+    from serving.client import RequestError
+    from serving.config import ServerError
+
+    try:
+        return (grpc_client if grpc else client)(model or None)
+    except RequestError as error:
+        fail(error if grpc else f"{error}; 'make serve' starts the server")
+    except (ServerError, UserError) as error:
+        fail(error)
+
+
+def _ask(asked: Callable[[bytes, str], dict[str, Any]], file: Path) -> dict[str, Any]:
+    return asked(file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream"))
 
 
 def told(answer: dict[str, Any]) -> str:

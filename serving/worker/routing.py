@@ -14,9 +14,9 @@ from pathlib import Path
 
 from serving.worker.hop import STEP, Answer, Breaker, Hop
 from serving.worker.messages import Reply, Request
-from serving.worker.observed import Observer
 from serving.worker.route import MARK, ROUTES, Arm, Route, read_route
 from serving.worker.shadow import Shadow
+from serving.worker.trial_log import TrialLog
 
 Own = Callable[[Sequence[Request]], list[Reply]]
 
@@ -26,20 +26,21 @@ class Router:
 
     Args:
         state: the server's state folder; None routes nothing.
-        version: the worker's model version.
+        name: the worker's model.
+        version: its version.
     """
 
-    def __init__(self, state: Path | None, version: str) -> None:
-        self._version = version
+    def __init__(self, state: Path | None, name: str, version: str) -> None:
+        self._model = (name, version)
         self._file = state / ROUTES if state else None
         self._seen: tuple[int, ...] | None = None
         self._known: Route | None = None
         self._passes = 0
         if state:
-            self._observer = Observer(state, version)
+            self._log = TrialLog(state)
             self._hop = Hop(state)
             self._breaker = Breaker()
-            self._shadow = Shadow(Hop(state), self._observer)
+            self._shadow = Shadow(Hop(state), self._log)
 
     def answer(self, requests: Sequence[Request], own: Own) -> list[Reply]:
         """Replies in the order of the requests; `own` is what this worker answers by itself."""
@@ -76,7 +77,8 @@ class Router:
             except (OSError, ValueError) as error:
                 logging.getLogger(__name__).warning("%s is not followed: %s", self._file, error)
         known = self._known
-        return known if known and known.champion == self._version and time.time() < known.until else None
+        mine = known and (known.model, known.champion) == self._model and time.time() < known.until
+        return known if mine else None
 
     def _answered(
         self, route: Route, groups: Mapping[Arm, list[Request]], own: Own
@@ -96,7 +98,7 @@ class Router:
         helped = own([groups["challenger"][at] for at in lost]) if lost else []
         instead = dict(zip(lost, helped, strict=True))
         verdicts = [instead[at].status if at in instead else 200 for at in range(len(answers))]
-        self._observer.challenger(route, groups["challenger"], answers, verdicts)
+        self._log.challenger(route, groups["challenger"], answers, verdicts)
         passed = [
             answer.reply if isinstance(answer, Answer) else instead[at] for at, answer in enumerate(answers)
         ]
@@ -110,9 +112,9 @@ class Router:
         try:
             replies = own(requests)
         except Exception:
-            self._observer.broken(route, requests)
+            self._log.broken(route, requests)
             raise
-        self._observer.control(route, requests, replies, (time.perf_counter() - began) * 1000)
+        self._log.control(route, requests, replies, (time.perf_counter() - began) * 1000)
         if route.mode == "shadow":
             self._shadow.copy(route, requests, replies)
         return replies

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from serving.worker.hop import Breaker, Hop
 from serving.worker.messages import Reply, Request
-from serving.worker.observed import Observer
 from serving.worker.route import Route
+from serving.worker.trial_log import TrialLog
 
 WAITING = 64  # groups that may wait; a challenger that is slower misses copies, and the count says so
 Copy = tuple[Route, list[Request], list[int]]
@@ -21,11 +21,11 @@ class Shadow:
 
     Args:
         hop: a road of its own, as a thread must not share one.
-        observer: writes what the challenger answers.
+        log: writes what the challenger answers.
     """
 
-    def __init__(self, hop: Hop, observer: Observer) -> None:
-        self._hop, self._observer = hop, observer
+    def __init__(self, hop: Hop, log: TrialLog) -> None:
+        self._hop, self._log = hop, log
         self._breaker = Breaker()
         self._queue: queue.Queue[Copy] = queue.Queue(WAITING)
         self._dropped = 0
@@ -50,4 +50,4 @@ class Shadow:
             deadline = time.monotonic() + route.timeout_ms / 1000
             answers = self._hop.collect(route, self._hop.send(route, requests), deadline)
             self._breaker.heard(route.salt, answers)
-            self._observer.challenger(route, requests, answers, verdicts, self._dropped)
+            self._log.challenger(route, requests, answers, verdicts, self._dropped)

@@ -32,16 +32,15 @@ def said(content: Any) -> Any:
     return next((content[key] for key in ("label", "values", "anomaly") if key in content), None)
 
 
-class Observer:
+class TrialLog:
     """Writes what one worker sees into the trial's folder, which whoever began the trial made.
 
     Args:
         state: the server's state folder.
-        version: the worker's model version.
     """
 
-    def __init__(self, state: Path, version: str) -> None:
-        self._state, self._version = state, version
+    def __init__(self, state: Path) -> None:
+        self._state = state
         self._salt = ""
         self._file: int | None = None
         self._passes = 0
