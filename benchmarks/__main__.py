@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, soak, training
+from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, soak, training
 
 ALL = {
     "training": training.run,
@@ -22,6 +22,7 @@ ALL = {
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
     "soak": soak.run,
+    "rolling": rolling.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-
 from collections.abc import Callable
 
 from pipeline.commands import asking, canary, interfaces, project, score, serve, tracing

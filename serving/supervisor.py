@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from serving.client import SUPERVISOR_FILE, Endpoint, Kind, RequestError, read_endpoint
 from serving.config import ServerError, ServerSettings
+from serving.edge import edge
 from serving.health import Health
 from serving.inputs.spec import write_json
 from serving.process import running, stop
@@ -87,7 +88,7 @@ class Supervisor:
             ServerError: it cannot start, or restarts do not help.
             Ended: SIGTERM or SIGINT came.
         """
-        with self._alone(), self._recorded():
+        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings):
             self._start(progress)
             ready()
             log.info("serving, pid %s", os.getpid())

@@ -125,6 +125,26 @@ def test_every_version_of_every_model_answers(server: Path) -> None:
             management.unregister("digits", "two")
 
 
+@slow
+def test_management_loads_from_no_address_and_for_nobody_without_its_token(
+    server: Path, archives: dict[str, Path]
+) -> None:
+    endpoint = running(server)
+    assert endpoint
+    with Management(server) as management:
+        before = {name: management.versions(name).keys() for name in management.names()}
+        url = f"{endpoint.management_url}/models"
+        for headers in ({}, {"Authorization": f"Bearer {read_token(server)}"}):
+            asked = {"url": "digits-one.mar", "initial_workers": "1"}
+            assert httpx.post(url, params=asked, headers=headers, trust_env=False).status_code == 400
+            assert httpx.delete(f"{url}/letters", headers=headers, trust_env=False).status_code == 400
+        headers = {"Authorization": f"Bearer {read_token(server, 'management')}"}
+        for address in ("http://127.0.0.1:1/a.mar", f"file://{archives['one']}", "../../one/digits.mar"):
+            answer = httpx.post(url, params={"url": address}, headers=headers, trust_env=False)
+            assert answer.status_code in (400, 404, 500), answer.text
+        assert {name: management.versions(name).keys() for name in management.names()} == before
+
+
 # --- one in another's place
 
 

@@ -64,7 +64,11 @@ class Route:
             or request.id == PROBE
         ):
             return "rest"
-        place = self.place(request.id)
+        return self.arm_of(request.id)
+
+    def arm_of(self, request_id: str) -> Arm:
+        """Who answers a request that takes part."""
+        place = self.place(request_id)
         if self.mode == "shadow":
             return "control" if place < self.share else "rest"
         return "challenger" if place < self.share else "control" if place < 2 * self.share else "rest"
