@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -65,7 +66,7 @@ def deploy(report: Report, name: str | None = None, wanted: str | None = None) -
         UserError: it was not promoted.
         ServerError: no server runs, or the version is not up to it; the old serves as before.
     """
-    name = name or section("name", Name)
+    name = _named(name)
     with changing(FOLDER), rollout(report) as change:
         _repair(change)
         found = fetch(name, wanted)
@@ -83,7 +84,7 @@ def rollback(report: Report, name: str | None = None) -> None:
         UserError: the history knows none, or it is nowhere to be had.
         ServerError: no server runs, or the version is not up to it.
     """
-    name = name or section("name", Name)
+    name = _named(name)
     with changing(FOLDER), rollout(report) as change:
         current = _default(name)
         known = history.defaults(name)
@@ -217,6 +218,13 @@ def _newer(name: str, report: Report) -> Blessed | None:
         )
         return None
     return fetch(name)
+
+
+def _named(name: str | None) -> str:
+    """A model's name as it was given, or the project's."""
+    if name is not None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
+        raise UserError(f"--name {name!r}: a model's name holds lower-case letters, digits, '-' and '_'")
+    return name or section("name", Name)
 
 
 def _default(name: str) -> str | None:

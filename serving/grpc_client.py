@@ -48,7 +48,9 @@ class GrpcClient:
 
     def __init__(self, address: str, token: str, name: str, timeout: float = 15.0) -> None:
         if not all(importlib.util.find_spec(module) for module in ("grpc", "google.protobuf")):
-            raise RequestError("gRPC needs the packages of the extra 'grpc': pip install 'fairlead[grpc]'")
+            raise RequestError(
+                "gRPC needs the packages of the extra 'grpc': pip install --editable '.[grpc]'"
+            )
         import grpc
 
         self._address, self._name, self._timeout = address, name, timeout

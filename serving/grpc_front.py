@@ -104,12 +104,14 @@ class Front:
         return self._made.ModelMetadataResponse(**{**told, **tensors})
 
     def model_infer(self, request: Any, token: str) -> Any:
-        """An inference, by `/v2/models/NAME/infer`; TorchServe takes a version at `/predictions` alone."""
+        """An inference; TorchServe takes a version at `/predictions` alone."""
         body, headers = to_http(request)
-        path = f"/v2/models/{request.model_name}/infer"
-        if request.model_version:
+        version = f"/versions/{request.model_version}" if request.model_version else ""
+        given = {"content": body, "headers": headers}
+        response = self._sent("POST", f"/v2/models/{request.model_name}{version}/infer", token, **given)
+        if response.status_code == 501:
             path = f"/predictions/{request.model_name}/{request.model_version}"
-        response = self._sent("POST", path, token, content=body, headers=headers)
+            response = self._sent("POST", path, token, **given)
         if response.status_code != 200:
             raise Refused(*_reason(response))
         return self._from_http(response)

@@ -78,6 +78,7 @@ class Predictor:
 
     def __init__(self, bundle: Path, backend: str = "onnx", threads: int = 1) -> None:
         self.folder = bundle
+        self.seconds = 10.0  # that whoever waits for a batch has; less is spent on what can be refused
         self.spec = read_spec(bundle)
         manifest = read_json(bundle / "bundle.json") if (bundle / "bundle.json").exists() else {}
         self.version = str(manifest.get("version", "unreleased"))

@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = ({0: torch.export.Dim("n")},)
     torch.onnx.export(Net().eval(), example, folder / "model.onnx", dynamic_shapes=shapes, verbose=False)
     write_json(folder / "spec.json", spec_of((1, 28, 28), "abcdefghij"))
-    write_json(folder / "bundle.json", {"version": VERSION})
+    write_json(folder / "bundle.json", {"version": VERSION, "name": "digits"})
     (folder / "golden").mkdir()
     (folder / "golden/0.png").write_bytes(PNG)
     return folder

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from serving.inputs.image import encode_png
-from serving.worker import explain, occluding
+from serving.worker import occluding
 from serving.worker.messages import Request
+from serving.worker.rows import SHARE
 from serving.worker.worker import Worker
 from tests.planted import CHANNEL, COLUMN, GRAPHS, PATCH, STEPS, WORD, picture, planted
 
@@ -141,12 +142,12 @@ def test_slow_models_are_explained_more_coarsely_and_in_time(
         return quick(rows, chunk)
 
     monkeypatch.setattr(predictor, "outputs", slow)
-    monkeypatch.setattr(explain, "SECONDS", 1.0)
+    monkeypatch.setattr(predictor, "seconds", 1.0 / SHARE)
     told = ask(workers["image"], encode_png(picture()))
     assert sum(counted) <= 55, "a second of answers at 20 ms"
     scores = np.array(told["attributions"])
     assert scores[PATCH].mean() > 3 * np.abs(scores).mean()
-    monkeypatch.setattr(explain, "SECONDS", 0.1)
+    monkeypatch.setattr(predictor, "seconds", 0.1 / SHARE)
     assert "too little time" in ask(workers["image"], encode_png(picture()), None, 400)["error"]
 
 

@@ -125,7 +125,7 @@ def test_a_column_of_the_name_instances_stays_a_column() -> None:
 def test_rows_beyond_the_time_are_refused_and_lone_requests_are_not(
     workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "SECONDS", -1.0)
+    monkeypatch.setattr(workers["table"].predictor, "seconds", -1.0)
     many, alone = workers["table"].answer(
         [Request("many", b"1,0.9,true,red\n" * 100), Request("alone", b"1,0.9,true,red")]
     )

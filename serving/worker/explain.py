@@ -19,13 +19,10 @@ from serving.inputs.ragged import gather
 from serving.inputs.spec import DataSpec
 from serving.predictor import Predictor
 from serving.worker.messages import Body, Reply, Request, answered, limited, refused
-from serving.worker.occluding import View, view_of
-from serving.worker.rows import rows_in
+from serving.worker.occluding import View, views_of
+from serving.worker.rows import SHARE, rows_in
 
 TARGET = "x-explain-target"
-SECONDS = (
-    4.0  # for all explanations of a batch: a worker that is silent for `server.response_timeout` is ended
-)
 FEWEST, MOST = 16, 400  # forward passes of one explanation
 PIECE = 32  # passes that share a batch
 METHOD = "occlusion"
@@ -33,7 +30,7 @@ METHOD = "occlusion"
 
 def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Explanations of single inputs; one that cannot be explained gets its own reason."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + SHARE * predictor.seconds
     replies = []
     for done, request in enumerate(requests):
         seconds = (deadline - time.monotonic()) / (len(requests) - done)
@@ -76,7 +73,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
     spec = predictor.spec
     if spec.task == "generation":
         raise BadInput("a model that makes images has no answer about an input that could be explained")
-    whole = view_of(predictor, body, FEWEST)
+    view_in = views_of(predictor, body)
+    whole = view_in(FEWEST)
     taken = []
     for _ in range(2):  # the first is slow
         began = time.monotonic()
@@ -89,7 +87,7 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
         raise BadInput(
             f"the model takes {one:.2f} s for an answer, which leaves too little time to explain it"
         )
-    view = view_of(predictor, body, passes)
+    view = view_in(passes)
     scores = attribute(view, lambda masks: _outputs(predictor, view, masks)[:, place])
     return {
         "target": spec.outputs[place],
