@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from pipeline.commands import asking, canary, interfaces, project, score, serve, tracing
+from pipeline.commands import asking, canary, describing, interfaces, project, score, serve, tracing
 from pipeline.commands.common import group
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -14,6 +14,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     score.score,
     tracing.trace,
     tracing.replay,
+    describing.openapi,
+    describing.manifests,
     project.ui,
     project.check,
     project.recipe,

@@ -19,7 +19,7 @@ from serving.grpc_client import GrpcClient
 from serving.process import running, stop
 from serving.servers import management
 from serving.state import Models, read_models, write_models
-from serving.supervisor import Plan, supervise
+from serving.supervisor import Plan, supervise, supervision
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -96,12 +96,15 @@ def rollback(report: Report, name: str | None = None) -> None:
         report(describe())
 
 
-def down() -> bool:
-    """Stop the server, its workers, and whatever holds its ports; True where one ran."""
-    served = read_models(FOLDER).models if running(FOLDER) else {}
+def down(report: Report) -> bool:
+    """Stop the server with all its processes, whatever else is wrong; True where one ran."""
+    ran = running(FOLDER) is not None
     stopped = stop(FOLDER)
-    for name, each in served.items():
-        history.record("down", name, each.default, None)
+    try:
+        for name, served in read_models(FOLDER).models.items() if ran else ():
+            history.record("down", name, served.default, None)
+    except (ServerError, UserError) as error:
+        report(f"the history does not say so: {error}")
     return stopped
 
 
@@ -246,6 +249,9 @@ def describe() -> str:
             for version in served.versions
             if version != served.default
         ]
+    kept = supervision(FOLDER)
+    if kept and kept.restarts:
+        lines.append(f"restarts {kept.restarts}, the last because {kept.reason}")
     lines.append(f"token    in {FOLDER / 'key_file.json'}, sent as 'Authorization: Bearer <token>'")
     lines.append(f"ask      fairlead predict FILE...      stop: make stop (pid {endpoint.pid})")
     return "\n".join(lines)

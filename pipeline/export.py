@@ -27,6 +27,7 @@ from serving.inputs.decode import decoder
 from serving.inputs.generation import latent_of, request_column
 from serving.inputs.spec import Column, read_json, write_json
 from serving.inputs.text import TOKENIZER
+from serving.openapi import document
 
 MODEL = DATA / "train"
 INGEST = DATA / "ingest"
@@ -105,6 +106,7 @@ def write_bundle(folder: Path, project: str, settings: Export, data: Data) -> st
             **tracking.lineage(),
         },
     )
+    write_json(folder / "openapi.json", document({project: {version: spec}}))
     (folder / "README.md").write_text(model_card(project, version, folder, metrics, run))
     return version
 

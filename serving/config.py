@@ -283,6 +283,7 @@ def write_options(folder: Path, settings: ServerSettings) -> None:
     """Write what each worker reads at its start, whichever server it is in, into the state folder."""
     options = Options(
         requests_per_second=settings.max_requests_per_second / settings.workers,
+        response_seconds=settings.response_timeout,
         log_bytes=settings.request_log_mb * 1024**2,
     )
     write_json(folder / OPTIONS, options)

@@ -19,13 +19,12 @@ import psutil
 
 from serving.client import STATE_FILE, Endpoint, RequestError
 from serving.config import LOG, ServerError, ServerSettings, stock
-from serving.inputs.spec import write_json
+from serving.logs import RAISED, plain, why
 from serving.management import Registered
 from serving.probe import Broken, check_golden
 from serving.process import running
-from serving.server import RAISED, why
 from serving.servers import management
-from serving.state import check_archive, read_models, write_models
+from serving.state import check_archive, read_models, replace_file, write_models
 
 LOCK = "change.lock"
 CAUSE = 3.0  # seconds in which a worker that ended may still say why
@@ -134,11 +133,10 @@ class Rollout:
                 )
             except RequestError as error:
                 raise ServerError(str(error)) from None
-        except ServerError as error:
+        except (ServerError, OSError) as error:
+            said = self._said(offset) if isinstance(error, Broken) else ""
             self._undo(name, version)
-            raise ServerError(
-                f"version {version} of {name} is not served: {error}{self._said(offset)}"
-            ) from None
+            raise ServerError(f"version {version} of {name} is not served: {error}{said}") from None
         except BaseException:
             self._undo(name, version)
             raise
@@ -151,17 +149,18 @@ class Rollout:
         fresh = models.serving(name, version, archive)
         if before is not None and before.default != version:
             fresh = fresh.without(name, before.default)
-        write_models(self.folder, fresh)
         try:
+            write_models(self.folder, fresh)
             self.management.set_default(name, version)
         except BaseException:  # the server may have done it, so the new version is drained before it goes
-            write_models(self.folder, models)
             with contextlib.suppress(ServerError):
+                write_models(self.folder, models)
                 self.repair()
             raise
         endpoint = self._endpoint()
         if endpoint.name == name:
-            write_json(self.folder / STATE_FILE, endpoint.model_copy(update={"version": version}))
+            with contextlib.suppress(ServerError):
+                replace_file(self.folder / STATE_FILE, endpoint.model_copy(update={"version": version}))
         self.report(f"version {version} is what serves now")
 
     def remove(self, name: str, version: str) -> None:
@@ -178,7 +177,7 @@ class Rollout:
         self.report(f"version {version} is gone")
 
     def repair(self) -> None:
-        """Bring the server in line with `models.json`: what a killed change left is drained and taken away.
+        """Bring the server in line with `models.json`: what it lacks is added, what a killed change left goes.
 
         Raises:
             ServerError: the server does not answer.
@@ -190,9 +189,12 @@ class Rollout:
                 default = self.management.default(name)
                 extra = sorted(self.management.versions(name), key=lambda version: version == default)
             else:
+                known = self.management.versions(name)
+                for version in served.versions.keys() - known.keys():
+                    self.add(name, version, served.versions[version])
                 if self.management.default(name) != served.default:
                     self.management.set_default(name, served.default)
-                extra = [each for each in self.management.versions(name) if each not in served.versions]
+                extra = [each for each in known if each not in served.versions]
             for version in extra:
                 self.report(f"version {version} of {name} was left by a change that did not end")
                 self.remove(name, version)
@@ -205,16 +207,17 @@ class Rollout:
             found = self.management.version(name, version)
             if found is None:
                 raise ServerError("the server lost it (did it start again?)")
-            if found.ready >= self.settings.workers and found.ready >= found.min_workers:
+            wanted = found.min_workers or self.settings.workers
+            if found.ready >= wanted:
                 return
             seen |= {worker.pid for worker in found.workers if worker.pid > 0}
             if dead := [pid for pid in seen if not psutil.pid_exists(pid)]:
                 raise Broken(f"its worker ended while it was loading (pid {dead[0]})")
             if time.monotonic() > deadline:
                 limit = self.settings.start_timeout
-                raise Broken(f"{found.ready} of {self.settings.workers} workers ready after {limit} s")
+                raise Broken(f"{found.ready} of {wanted} workers ready after {limit} s")
             if found.ready != shown:
-                self.report(f"{found.ready} of {self.settings.workers} workers ready")
+                self.report(f"{found.ready} of {wanted} workers ready")
                 shown = found.ready
             time.sleep(0.1)
 
@@ -282,10 +285,11 @@ def _size(path: Path) -> int:
 
 
 def _since(path: Path, offset: int) -> str:
-    """What was added to a log that may have been rotated."""
+    """What was added to a log that may have been rotated, as one reads it."""
     try:
         with path.open("rb") as file:
             file.seek(offset if offset <= _size(path) else 0)
-            return file.read().decode(errors="replace")
+            added = file.read().decode(errors="replace")
     except OSError:
         return ""
+    return "\n".join(map(plain, added.splitlines()))

@@ -48,7 +48,9 @@ class GrpcClient:
 
     def __init__(self, address: str, token: str, name: str, timeout: float = 15.0) -> None:
         if not all(importlib.util.find_spec(module) for module in ("grpc", "google.protobuf")):
-            raise RequestError("gRPC needs the packages of the extra 'grpc': pip install 'fairlead[grpc]'")
+            raise RequestError(
+                "gRPC needs the packages of the extra 'grpc': pip install --editable '.[grpc]'"
+            )
         import grpc
 
         self._address, self._name, self._timeout = address, name, timeout
@@ -71,6 +73,10 @@ class GrpcClient:
             RequestError: the folder describes no server, it is down, or has no port of its own for gRPC.
         """
         endpoint = read_endpoint(folder)
+        if endpoint.kind == "onnx":
+            raise RequestError(
+                "the server has no gRPC of its own; 'fairlead serve grpc' answers tritonclient before it"
+            )
         found = PORT.search((folder / CONFIG).read_text()) if (folder / CONFIG).exists() else None
         if found is None or found[1] == "0":
             raise RequestError(

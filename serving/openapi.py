@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from serving.inputs.generation import SEEDS
-from serving.inputs.spec import DataSpec, TableField
-from serving.inputs.table import LARGEST
+from serving.inputs.spec import DataSpec
+from serving.schemas import TOLD, Schema, schemas
+from serving.worker.explain import TARGET
 
-Schema = dict[str, Any]
 Specs = Mapping[str, Mapping[str, DataSpec]]  # a model's name, its version: the specification
 JSON = "application/json"
-NUMBER: Schema = {"type": ["number", "null"], "minimum": -LARGEST, "maximum": LARGEST}
 ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}
-NAMED = "Known to the model: "
-MOST_NAMED = 50  # categories that a description lists
+NAMING = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "required": False,
+    "schema": ID,
+    "description": "Names the request in its answer and in the log.",
+}
 REASONS = {
     "400": "What was sent cannot be read; the reason names what is wrong and where.",
     "401": "No token, or a wrong one. (TorchServe says 400.)",
@@ -33,14 +36,15 @@ REASONS = {
 def document(models: Specs) -> dict[str, Any]:
     """The endpoint with these models: addresses, bodies, answers, errors, and the token that all of it needs."""
     paths: dict[str, Any] = {"/ping": {"get": _ping()}}
-    schemas: dict[str, Any] = {"Error": _error()}
+    parts: dict[str, Any] = {"Error": _error(), "Explanation": _explanation()}
     for name, versions in models.items():
-        for version, spec in versions.items():
-            schemas |= {f"{name}-{version}-request": request(spec), f"{name}-{version}-answer": answer(spec)}
         latest = next(iter(versions))  # the default, which comes first
-        paths[f"/predictions/{name}"] = {"post": _predict(name, latest, versions[latest], "")}
         for version, spec in versions.items():
-            paths[f"/predictions/{name}/{version}"] = {"post": _predict(name, version, spec, version)}
+            parts |= {f"{name}-{version}-{what}": schema for what, schema in schemas(spec).items()}
+            for pinned in ("", version) if version == latest else (version,):
+                place = f"{name}/{pinned}" if pinned else name
+                paths[f"/predictions/{place}"] = {"post": _predict(name, version, spec, pinned)}
+                paths[f"/explanations/{place}"] = {"post": _explain(name, version, spec, pinned)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,7 +55,7 @@ def document(models: Specs) -> dict[str, Any]:
         "paths": paths,
         "security": [{"token": []}],
         "components": {
-            "schemas": schemas,
+            "schemas": parts,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "responses": {
                 code: {"description": text, "content": {JSON: {"schema": _ref("Error")}}}
@@ -59,6 +63,17 @@ def document(models: Specs) -> dict[str, Any]:
             },
         },
     }
+
+
+def _explanation() -> Schema:
+    said: dict[str, Any] = {
+        "target": {"type": "string"},
+        "score": {"type": "number", "description": "The output that is explained."},
+        "method": {"type": "string"},
+        "attributions": {"description": "How much of the score each part of the input is worth."},
+        **TOLD,
+    }
+    return {"type": "object", "properties": said, "required": list(said)}
 
 
 def _ref(name: str, kind: str = "schemas") -> Schema:
@@ -92,20 +107,39 @@ def _ping() -> dict[str, Any]:
 
 
 def _predict(name: str, version: str, spec: DataSpec, pinned: str) -> dict[str, Any]:
-    said = {"schema": _ref(f"{name}-{version}-answer")}
+    one, many = (_ref(f"{name}-{version}-{what}") for what in ("request", "rows"))
+    said, more = (_ref(f"{name}-{version}-{what}") for what in ("answer", "answers"))
     return {
         "operationId": f"predict-{name}" + (f"-{pinned}" if pinned else ""),
         "summary": f"Ask {name}" + (f", version {pinned}" if pinned else ""),
+        "parameters": [NAMING],
+        "requestBody": {"required": True, "content": _bodies(spec, {"anyOf": [one, many]})},
+        "responses": {
+            "200": {
+                "description": "The answer; of rows their answers in order.",
+                "content": {JSON: {"schema": {"anyOf": [said, more]}}},
+            },
+            **_refusals(*REASONS),
+        },
+    }
+
+
+def _explain(name: str, version: str, spec: DataSpec, pinned: str) -> dict[str, Any]:
+    target = {"type": "string", "enum": list(spec.outputs)}
+    about = "What about the answer is explained, if not the likeliest class or the first value."
+    return {
+        "operationId": f"explain-{name}" + (f"-{pinned}" if pinned else ""),
+        "summary": f"Ask {name} what its answer depends on" + (f", version {pinned}" if pinned else ""),
         "parameters": [
-            {"name": "X-Request-Id", "in": "header", "required": False, "schema": ID,
-             "description": "Names the request in its answer and in the log."}
+            NAMING,
+            {"name": TARGET, "in": "header", "required": False, "schema": target, "description": about},
         ],
         "requestBody": {"required": True, "content": _bodies(spec, _ref(f"{name}-{version}-request"))},
         "responses": {
-            "200": {"description": "The answer.", "content": {JSON: said}},
+            "200": {"description": "What it depends on.", "content": {JSON: {"schema": _ref("Explanation")}}},
             **_refusals(*REASONS),
         },
-    }  # fmt: skip
+    }
 
 
 def _bodies(spec: DataSpec, body: Schema) -> dict[str, Any]:
@@ -125,118 +159,3 @@ PLAIN = {
     "series": "A line a step, with or without a header line of the channels' names.",
     "text": "The text in UTF-8.",
 }
-
-
-def request(spec: DataSpec) -> Schema:
-    """The JSON body that a model takes."""
-    if spec.task == "generation":
-        seed = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
-        about = "The same label and seed give the same image; drawn where none is given."
-        given = {
-            "label": {"type": "string", "enum": list(spec.classes)},
-            "seed": {**seed, "description": about},
-        }
-        return _object(given, "label")
-    return REQUESTS[spec.modality](spec)
-
-
-def _object(properties: dict[str, Any], *required: str) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: Schema, least: int, most: int) -> Schema:
-    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
-
-
-def _image(spec: DataSpec) -> Schema:
-    image = spec.image
-    assert image is not None
-    about = (
-        f"PNG or JPEG in base64, every side between {image.min_side} and {image.max_side} pixels; "
-        f"resized to {image.width}x{image.height}."
-    )
-    encoded = {"type": "string", "contentEncoding": "base64", "description": about}
-    pixel: Schema = {"type": "integer", "minimum": 0, "maximum": 255}
-    if image.channels > 1:
-        pixel = _list(pixel, image.channels, image.channels)
-    pixels = _list(_list(pixel, image.width, image.width), image.height, image.height)
-    return {"oneOf": [_object({"image": encoded}, "image"), _object({"pixels": pixels}, "pixels")]}
-
-
-def _field(field: TableField) -> Schema:
-    if field.kind == "number":
-        return NUMBER
-    if field.kind == "boolean":
-        return {"type": ["boolean", "null"]}
-    if field.kind == "date":
-        return {
-            "type": ["string", "null"],
-            "format": "date",
-            "description": "ISO 8601, with or without a time.",
-        }
-    known = ", ".join(field.categories[:MOST_NAMED]) + (", ..." if len(field.categories) > MOST_NAMED else "")
-    about = f"{NAMED}{known}. Any other counts as missing."
-    return {"type": ["string", "number", "boolean", "null"], "description": about}
-
-
-def _table(spec: DataSpec) -> Schema:
-    assert spec.table is not None
-    fields = {field.name: _field(field) for field in spec.table.fields}
-    return {**_object(fields, *fields), "description": "null where a value is not known"}
-
-
-def _series(spec: DataSpec) -> Schema:
-    series = spec.series
-    assert series is not None
-    count = len(series.channels)
-    step: Schema = {**_list(NUMBER, count, count), "description": ", ".join(series.channels)}
-    if count == 1:
-        step = {"anyOf": [NUMBER, step]}
-    steps = _list(step, series.min_steps, series.max_steps)
-    return _object(
-        {"series": {**steps, "description": "A list a step; null where a value is missing."}}, "series"
-    )
-
-
-def _text(spec: DataSpec) -> Schema:
-    assert spec.text is not None
-    about = f"At most {spec.text.max_bytes} bytes in UTF-8; the model sees {spec.text.max_tokens} tokens."
-    text = {"type": "string", "pattern": r"\S", "maxLength": spec.text.max_bytes, "description": about}
-    return _object({"text": text}, "text")
-
-
-REQUESTS: dict[str, Callable[[DataSpec], Schema]] = {
-    "image": _image, "table": _table, "series": _series, "text": _text,
-}  # fmt: skip
-
-
-def answer(spec: DataSpec) -> Schema:
-    """The JSON that a model answers."""
-    told = {"model_version": {"type": "string"}, "request_id": {"type": "string"}}
-    number: Schema = {"type": "number"}
-    label = {"type": "string", "enum": list(spec.classes)}
-    if spec.task == "generation":
-        image = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
-        said: dict[str, Any] = {"label": label, "seed": {"type": "integer"}, "image": image}
-    elif spec.task == "anomaly":
-        about = "Above 1 is an anomaly."
-        embedding = {"type": "array", "items": number}
-        said = {
-            "anomaly": {"type": "boolean"},
-            "score": {**number, "description": about},
-            "embedding": embedding,
-        }
-    else:
-        outputs = spec.outputs
-        if spec.task == "classification":
-            number = {"type": "number", "minimum": 0, "maximum": 1.0001}  # a sum of float32 may lie above 1
-        values = _object(dict.fromkeys(outputs, number), *outputs)
-        said = (
-            {"label": label, "probabilities": values} if spec.task == "classification" else {"values": values}
-        )
-    return {"type": "object", "properties": {**said, **told}, "required": [*said, *told]}

@@ -50,6 +50,9 @@ def pt2_forward(bundle: Path, threads: int) -> Forward:
     """The exported program (`torch.export`), on the CPU."""
     import torch
 
+    from serving.program import check_program
+
+    check_program(bundle / "model.pt2")
     return _torch_forward(torch.export.load(bundle / "model.pt2").module(), threads)
 
 
@@ -78,6 +81,7 @@ class Predictor:
 
     def __init__(self, bundle: Path, backend: str = "onnx", threads: int = 1) -> None:
         self.folder = bundle
+        self.seconds = 10.0  # that whoever waits for a batch has; less is spent on what can be refused
         self.spec = read_spec(bundle)
         manifest = read_json(bundle / "bundle.json") if (bundle / "bundle.json").exists() else {}
         self.version = str(manifest.get("version", "unreleased"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -92,14 +93,32 @@ def read_models(folder: Path) -> Models:
 
 
 def write_models(folder: Path, models: Models) -> None:
-    """Say what the server must run, whole or not at all, and so that it survives a crash of the machine."""
+    """Say what the server must run, whole or not at all, and so that it survives a crash of the machine.
+
+    Raises:
+        ServerError: it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{MODELS}.{os.getpid()}"
-    with fresh.open("w") as file:
-        file.write(models.model_dump_json(indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / MODELS)
+    replace_file(folder / MODELS, models)
+
+
+def replace_file(path: Path, content: BaseModel) -> None:
+    """Write a file whole or not at all; it is on the disk when this returns.
+
+    Raises:
+        ServerError: it cannot be written; what was there stays.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w") as file:
+            file.write(content.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise ServerError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def check_models(models: Models) -> None:

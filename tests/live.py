@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -51,7 +52,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = ({0: torch.export.Dim("n")},)
     torch.onnx.export(Net().eval(), example, folder / "model.onnx", dynamic_shapes=shapes, verbose=False)
     write_json(folder / "spec.json", spec_of((1, 28, 28), "abcdefghij"))
-    write_json(folder / "bundle.json", {"version": VERSION})
+    write_json(folder / "bundle.json", {"version": VERSION, "name": "digits"})
     (folder / "golden").mkdir()
     (folder / "golden/0.png").write_bytes(PNG)
     return folder
@@ -118,3 +119,13 @@ def until(what: Callable[[], bool]) -> None:
 def closed(url: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", httpx.URL(url).port or 0)) != 0
+
+
+def explained(client: httpx.Client, path: str, **given: Any) -> httpx.Response:
+    """An explanation, asked for until the worker has loaded captum."""
+    for _ in range(60):
+        answer = client.post(path, **given)
+        if answer.status_code != 503:
+            break
+        time.sleep(1)
+    return answer

@@ -216,6 +216,9 @@ def test_the_metrics_port_has_no_predictions_and_the_document_is_served(
     assert httpx.post(f"{endpoint.metrics_url}/predictions/digits", content=PNG).status_code == 404
     told = raw.get("/openapi.json").json()
     assert told == json.loads(json.dumps(document({"digits": {VERSION: read_spec(bundle)}})))
+    for path in ("/v2/models/digits", f"/v2/models/digits/versions/{VERSION}"):
+        assert raw.get(path).json()["versions"] == [VERSION]
+        assert raw.get(f"{path}/ready").json() == {"name": "digits", "ready": True}
     answer = raw.get("/predictions/digits")
     assert answer.status_code == 405
     assert "POST is allowed" in answer.json()["error"]

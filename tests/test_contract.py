@@ -19,7 +19,7 @@ from serving.predictor import Predictor
 from serving.process import running
 from serving.server import TorchServe
 from serving.servers import SERVERS
-from tests.live import IMAGE, JSON, PIXELS, PNG, VERSION, same_answer, settings_of
+from tests.live import IMAGE, JSON, PIXELS, PNG, VERSION, explained, same_answer, settings_of
 
 pytestmark = pytest.mark.slow
 LIMIT = 100_000
@@ -44,7 +44,7 @@ def raw(server: TorchServe) -> Iterator[httpx.Client]:
     endpoint = running(server.folder)
     assert endpoint
     headers = {"Authorization": f"Bearer {read_token(server.folder)}"}
-    with httpx.Client(base_url=endpoint.url, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=endpoint.url, headers=headers, trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -102,23 +102,23 @@ def test_ping_means_ready(raw: httpx.Client) -> None:
 
 
 def test_explanations_and_the_open_inference_protocol(raw: httpx.Client, bundle: Path) -> None:
-    told = raw.post("/explanations/digits", content=PNG, headers={"X-Request-Id": "why"}).json()
+    told = explained(raw, "/explanations/digits", content=PNG, headers={"X-Request-Id": "why"}).json()
     assert (told["request_id"], told["model_version"], told["method"]) == ("why", VERSION, "occlusion")
     assert np.array(told["attributions"]).shape == (28, 28)
-    assert raw.get("/v2/health/ready").is_success
-    assert raw.get("/v2/models/digits/ready").is_success
-    described = raw.get(f"/v2/models/digits/versions/{VERSION}").json()
-    tensor = described["inputs"][0] | {"shape": [1, 1, 28, 28], "data": PIXELS.ravel().tolist()}
-    wrong = tensor | {"datatype": "FP64"}
-    for place in ("digits", f"digits/versions/{VERSION}"):
-        answer = raw.post(f"/v2/models/{place}/infer", json={"id": "mine", "inputs": [tensor]}).json()
-        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", "digits", VERSION)
-        expected = Predictor(bundle).answer([PNG])[0]
-        assert isinstance(expected, dict)
-        assert {each["name"]: each["data"] for each in answer["outputs"]}["label"] == [expected["label"]]
-        refused = raw.post(f"/v2/models/{place}/infer", json={"inputs": [wrong]})
-        assert refused.status_code == 400
-        assert "FP64" in refused.json()["error"]
+    assert raw.get("/v2/health/ready").json() == {"ready": True}
+    assert raw.get("/v2/health/live").json() == {"live": True}
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 28, 28], "data": PIXELS.ravel().tolist()}
+    answer = raw.post("/v2/models/digits/infer", json={"id": "mine", "inputs": [tensor]}).json()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", "digits", VERSION)
+    expected = Predictor(bundle).answer([PNG])[0]
+    assert isinstance(expected, dict)
+    assert {each["name"]: each["data"] for each in answer["outputs"]}["label"] == [expected["label"]]
+    refused = raw.post("/v2/models/digits/infer", json={"inputs": [tensor | {"datatype": "FP64"}]})
+    assert refused.status_code == 400
+    assert "FP64" in refused.json()["error"]
+    rows = {"instances": [{"pixels": PIXELS[0].tolist()}] * 2}
+    for place in ("/v1/models/digits:predict", "/predictions/digits"):
+        assert len(raw.post(place, json=rows).json()["predictions"]) == 2
     assert raw.post("/v2/models/nobody/infer", json={"inputs": [tensor]}).status_code == 404
 
 

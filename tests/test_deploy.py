@@ -35,7 +35,7 @@ def handle(batch, context):
         time.sleep(0.02)
     return _answer(batch, context)
 """
-SETTINGS = settings_of(response_timeout=1, batch_size=4)
+SETTINGS = settings_of(response_timeout=2, batch_size=4)
 slow = pytest.mark.slow  # starts a real server
 
 
@@ -281,12 +281,36 @@ from pathlib import Path
 from serving.deploy import Rollout, changing
 from serving.server import ServerSettings
 folder, archive = Path({folder!r}), Path({archive!r})
-with changing(folder), Rollout(folder, ServerSettings(workers=1, response_timeout=1), 1e-4, print) as change:
+with changing(folder), Rollout(folder, ServerSettings(workers=1, response_timeout=2), 1e-4, print) as change:
     change.add("digits", "three", archive)
     if {later}:
         change.switch("digits", "three", archive)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@slow
+def test_what_must_run_and_does_not_is_brought_back(server: Path, archives: dict[str, Path]) -> None:
+    before = read_models(server)
+    default = before.models["digits"].default
+    missing = "one" if default != "one" else "two"
+    write_models(server, before.beside("digits", missing, archives[missing]))
+    with changing(server), rollout(server) as change:
+        change.repair()
+        assert ask(server, f"digits/{missing}") == missing
+        write_models(server, before)
+        change.repair()
+    with Management(server) as management:
+        assert management.versions("digits").keys() == {default}
+
+
+def test_a_full_disk_loses_nothing_that_must_run(tmp_path: Path, archive: Path) -> None:
+    write_models(tmp_path, of_archive(archive))
+    before = (tmp_path / MODELS).read_bytes()
+    (tmp_path / f".{MODELS}.{os.getpid()}").mkdir()  # what the new one is written to cannot be
+    with pytest.raises(ServerError, match=r"models\.json cannot be written"):
+        write_models(tmp_path, Models())
+    assert (tmp_path / MODELS).read_bytes() == before
 
 
 @slow

@@ -124,11 +124,10 @@ def two(state: Path, without: int = 0) -> list[int]:
 # --- workers
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_a_worker_is_replaced(state: Path, bundle: Path, fault: signal.Signals) -> None:
+def test_a_killed_worker_is_replaced(state: Path, bundle: Path) -> None:
     ended = two(state)[0]
     with others(state, bundle):
-        os.kill(ended, fault)
+        os.kill(ended, signal.SIGKILL)
         two(state, ended)
     assert not psutil.pid_exists(ended)
 
@@ -191,8 +190,13 @@ def test_after_a_body_over_the_limit_the_connection_serves_on(state: Path, bundl
         others(state, bundle),
         httpx.Client(base_url=endpoint.url, headers=headers, trust_env=False, limits=limits) as client,
     ):
-        assert client.post("/predictions/digits", content=b"x" * (LIMIT + 1)).status_code == 413
-        same_answer(client.post("/predictions/digits", content=PNG).json(), bundle)
+        ours = []
+        for body, status in ((b"x" * (LIMIT + 1), 413), (PNG, 200)):
+            answer = client.post("/predictions/digits", content=body)
+            assert answer.status_code == status
+            ours.append(answer.extensions["network_stream"].get_extra_info("client_addr"))
+    assert ours[0] == ours[1]
+    same_answer(answer.json(), bundle)
 
 
 # --- the machine
@@ -212,8 +216,6 @@ def test_a_full_disk(state: Path, bundle: Path) -> None:
         assert log.stat().st_size == size
     for each in processes_of(read_endpoint(state)):
         each.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    os.kill(two(state)[0], signal.SIGKILL)
-    until(lambda: log.stat().st_size > size)
 
 
 def _restarted(state: Path, count: int) -> bool:

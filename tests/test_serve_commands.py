@@ -47,7 +47,7 @@ def project(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A project whose registry has two promoted versions of digits, a rejected one, and one of letters."""
     folder, before = tmp_path_factory.mktemp("project"), Path.cwd()
     uri = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    server = {**free_ports(), "workers": 1, "response_timeout": 1}
+    server = {**free_ports(), "workers": 1, "response_timeout": 2}
     # MLflow keeps a store for each address in one process, so this one must not be called as another test's.
     store = {"tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}}
     params = {**yaml.safe_load(PARAMS), **store, "server": server, "certify": {}}
@@ -124,6 +124,9 @@ def test_commands_without_a_server_say_so(empty: Path) -> None:
         assert "no server" in refused("serve", *words)
     assert "no server was running" in works("serve", "down")
     assert "nothing was served yet" in works("serve", "history")
+    (endpoint.FOLDER / "models.json").write_text("{")
+    assert "models.json cannot be read" in refused("serve", "up")
+    assert "no server was running" in works("serve", "down")
 
 
 # --- a project

@@ -18,6 +18,8 @@ from serving.config import ServerError
 from serving.process import running, stop
 from serving.state import of_archive, write_models
 from serving.supervisor import Plan, supervise
+from serving.worker.messages import PROBE, Request
+from serving.worker.route import Route
 from tests.live import PNG, closed, mentioning, processes_of, same_answer, settings_of, until
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,12 @@ def test_workers_that_answer_nothing_are_found(state: Path, stored: Path) -> Non
     finally:
         write_models(state, of_archive(stored))
     assert looking.look() is None
+
+
+def test_our_own_requests_are_in_no_statistics_of_a_canary() -> None:
+    route = Route("m", "1", "2", "canary", 1.0, "salt", 9e9, "http://127.0.0.1:1")
+    assert route.arm(Request("anyone", b"x")) == "challenger"
+    assert route.arm(Request(PROBE, b"x")) == "rest"
 
 
 def test_a_worker_given_up_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def grpc(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8085) -
     from serving.grpc_front import serve
 
     if not all(importlib.util.find_spec(module) for module in ("grpc", "google.protobuf")):
-        fail("gRPC needs the packages of the extra 'grpc': pip install 'fairlead[grpc]'")
+        fail("gRPC needs the packages of the extra 'grpc': pip install --editable '.[grpc]'")
     try:
         settings = section("server", ServerSettings)
         endpoint = read_endpoint(FOLDER)

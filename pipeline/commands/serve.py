@@ -34,6 +34,8 @@ def told() -> Iterator[None]:
         yield
     except (UserError, ServerError, RequestError) as error:
         fail(error)
+    except OSError as error:
+        fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
     except KeyboardInterrupt:
         fail("interrupted; 'fairlead serve status' says what serves")
 
@@ -61,7 +63,7 @@ def down() -> None:
     with told():
         from pipeline.endpoint import down as stop
 
-        typer.echo("stopped" if stop() else "no server was running")
+        typer.echo("stopped" if stop(say) else "no server was running")
 
 
 @app.command()
@@ -102,6 +104,26 @@ def status(as_json: AsJson = False) -> None:
             return
         typer.echo(describe())
         _show_versions(state)
+
+
+@app.command()
+def token(
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make new tokens; the old ones end at once.")
+    ] = False,
+) -> None:
+    """Say where the tokens are, and change them without a restart."""
+    with told():
+        from pipeline.core.params import section
+        from pipeline.endpoint import FOLDER
+        from serving.client import KEY_FILE, read_token
+        from serving.config import ServerSettings
+        from serving.tokens import rotate as change
+
+        if rotate:
+            change(FOLDER, section("server", ServerSettings).token_minutes)
+        read_token(FOLDER)
+        typer.echo(f"{'new tokens' if rotate else 'the tokens are'} in {FOLDER / KEY_FILE}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
 import re
@@ -96,7 +97,8 @@ class App:
             Route("/openapi.json", self._openapi, methods=["GET"]),
         ]
         for place, kind in (("predictions", "predict"), ("explanations", "explain")):
-            for path in (f"/{place}/{{name}}", f"/{place}/{{name}}/{{version}}"):
+            short = f"/v1/models/{{name}}:{kind}"  # KServe's first protocol
+            for path in (f"/{place}/{{name}}", f"/{place}/{{name}}/{{version}}", short):
                 routes.append(Route(path, self._asking(kind), methods=["POST"]))
         routes += self._open_inference()
         handlers: dict[Any, Any] = {Refused: _refused, HTTPException: _no_route, Exception: _failed}
@@ -109,7 +111,7 @@ class App:
         routes = [
             Route("/v2", self._saying(lambda name, version: told), methods=["GET"]),
             Route("/v2/health/live", self._saying(lambda name, version: {"live": True}), methods=["GET"]),
-            Route("/v2/health/ready", self._ping, methods=["GET"]),
+            Route("/v2/health/ready", self._saying(self._all_ready), methods=["GET"]),
         ]
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -132,14 +134,19 @@ class App:
 
     def _model_ready(self, name: str, version: str | None) -> dict[str, Any]:
         self.models.find(name, version)
-        if not self.ready():
-            raise Refused(503, "not ready")
-        return {"name": name, "ready": True}
+        return {"name": name, **self._all_ready(name, version)}
+
+    def _all_ready(self, name: str, version: str | None) -> dict[str, Any]:
+        if not self.ready() or not self.models.described():
+            raise Refused(503, "not ready: a model is stuck, or none is loaded")
+        return {"ready": True}
 
     def _asking(self, kind: str) -> Handler:
         async def ask(http: Http) -> Response:
             name, version = http.path_params["name"], http.path_params.get("version")
             self.models.find(name, version)  # before the body is read
+            if kind == "explain" and importlib.util.find_spec("captum") is None:
+                raise Refused(501, "this server cannot explain: the package 'captum' is not installed")
             raw = await read_body(http, self.settings.max_request_bytes, self.settings.client_timeout)
             body = body_of(raw, http.headers.get("content-type", ""))
             request = Request(http.scope["request_id"], body, dict(http.headers), kind)
@@ -148,9 +155,8 @@ class App:
         return ask
 
     async def _ping(self, http: Http) -> Response:
-        if self.ready() and self.models.described():
-            return response(answered({"status": "Healthy"}), http.scope["request_id"])
-        raise Refused(503, "not ready: no model is loaded")
+        self._all_ready("", None)
+        return response(answered({"status": "Healthy"}), http.scope["request_id"])
 
     async def _metrics(self, http: Http) -> Response:
         assert self.models.state is not None

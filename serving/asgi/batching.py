@@ -23,13 +23,20 @@ class Batcher:
         most: requests of one batch, at most.
         room: requests that may wait; more are refused.
         seconds: longest time from a request to its reply.
-        hung: called once where a batch takes longer than that: its thread cannot be ended, only its process.
+        hung: called where a batch takes longer than `patience`: its thread cannot be ended, only its process.
+        patience: seconds, as long as `seconds` unless it is given.
     """
 
     def __init__(
-        self, answer: Answers, most: int, room: int, seconds: float, hung: Callable[[], None]
+        self,
+        answer: Answers,
+        most: int,
+        room: int,
+        seconds: float,
+        hung: Callable[[], None],
+        patience: float | None = None,
     ) -> None:
-        self._answer, self._hung = answer, hung
+        self._answer, self._hung, self._patience = answer, hung, patience or seconds
         self.most, self.room, self.seconds = most, room, seconds
         self._waiting: deque[tuple[Request, asyncio.Future[Reply]]] = deque()
         self._thread = ThreadPoolExecutor(1, "forward")
@@ -87,9 +94,9 @@ class Batcher:
 
     async def _replies(self, requests: list[Request]) -> list[Reply]:
         computed = asyncio.get_running_loop().run_in_executor(self._thread, self._answer, requests)
-        done, _ = await asyncio.wait([computed], timeout=self.seconds)
+        done, _ = await asyncio.wait([computed], timeout=self._patience)
         if not done:
-            log.error("a batch of %d took longer than %g s: this process ends", len(requests), self.seconds)
+            log.error("a batch of %d took longer than %g s: this process ends", len(requests), self._patience)
             self._hung()
             await asyncio.wait([computed])
         try:

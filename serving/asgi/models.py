@@ -17,6 +17,7 @@ from serving.worker.messages import Reply, Request
 from serving.worker.worker import Worker
 
 log = logging.getLogger(__name__)
+FIRST = 120.0  # seconds that an explanation may take before it is stuck: the first one imports torch
 
 
 @dataclass(frozen=True)
@@ -139,5 +140,7 @@ class Models:
         room = max(1, settings.queue_size // settings.workers)
         limits = (room, float(settings.response_timeout), self._hung)
         return Loaded(
-            worker, Batcher(worker.answer, settings.batch_size, *limits), Batcher(worker.own, 1, *limits)
+            worker,
+            Batcher(worker.answer, settings.batch_size, *limits),
+            Batcher(worker.own, 1, *limits, FIRST),
         )

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,18 @@ class View:
     groups: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def view_of(predictor: Predictor, body: Body, passes: int) -> View:
-    """The view of a request's body that is hidden in `passes` forward passes at most.
+def views_of(predictor: Predictor, body: Body) -> Callable[[int], View]:
+    """The view of a request's body that is hidden in so many forward passes at most.
 
     Raises:
         BadInput: it cannot be decoded.
     """
     if predictor.spec.modality == "text":
-        return _text(predictor, body, passes)
+        return partial(_text, predictor, body)
     row = predictor.decode(body)
     if predictor.spec.modality == "table":
-        return _table(predictor.spec, row, _means(predictor.folder), passes)
-    return {"image": _image, "series": _series}[predictor.spec.modality](predictor.spec, row, passes)
+        return partial(_table, predictor.spec, row, _means(predictor.folder))
+    return partial({"image": _image, "series": _series}[predictor.spec.modality], predictor.spec, row)
 
 
 def _digits(values: np.ndarray) -> list[Any]:

@@ -13,6 +13,9 @@ class Options(BaseModel, frozen=True):
     """One worker's share of the server's limits."""
 
     requests_per_second: float = Field(0.0, ge=0, description="More get a 429; 0 is no limit.")
+    response_seconds: float = Field(
+        10.0, gt=0, description="A batch that takes longer costs the worker its life."
+    )
     log_bytes: int = Field(
         256 * 1024**2, ge=0, description="Size of the request log of all workers; 0: none."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from serving.worker.messages import Request
+from serving.worker.messages import PROBE, Request
 
 ROUTES = "routes.json"
 MARK = "x-fairlead-route"  # a request that brings it, whatever it says, is routed nowhere
@@ -57,7 +57,12 @@ class Route:
 
     def arm(self, request: Request) -> Arm:
         """Who answers it. `control` is as large as the challenger's share, to compare like with like."""
-        if request.kind != "predict" or not isinstance(request.body, bytes) or MARK in request.headers:
+        if (
+            request.kind != "predict"
+            or not isinstance(request.body, bytes)
+            or MARK in request.headers
+            or request.id == PROBE
+        ):
             return "rest"
         return self.arm_of(request.id)
 

@@ -8,7 +8,7 @@ rows which are wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,24 @@ from serving.inputs.spec import DataSpec
 from serving.predictor import Predictor, named
 from serving.worker.messages import MOST_ROWS, Body, Reply, Request, answered, limited, refused
 
-SECONDS = 5.0  # for all the rows of a batch: a worker that is silent for `server.response_timeout` is ended
+SHARE = 0.3  # of the time that a batch has, for all the rows of a kind in it; there are three kinds
 PIECE = 64  # rows between two looks at the clock
 TOLD = 5  # wrong rows that an error names
 Part = np.ndarray | BadInput
+NOT_FINITE = "the model has no finite answer to these values: some are too large for it"
 
 
 class TooSlow(BadInput):
     """More rows than the model answers in time."""
+
+
+class Busy(BadInput):
+    """A request that others in its batch left no time for."""
+
+
+def status_of(error: BadInput) -> int:
+    """HTTP's status for what is wrong with a request."""
+    return {TooSlow: 413, Busy: 503}.get(type(error), 400)
 
 
 def rows_in(body: Body, spec: DataSpec) -> list[Body] | None:
@@ -98,13 +108,15 @@ def _lines(body: bytes, spec: DataSpec) -> list[Body] | None:
 
 def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Predictions of raw bodies; a request that cannot be decoded gets its own 400 and spoils no other."""
-    asked = [_read(predictor, request) for request in requests]
-    found = iter(outputs_of(predictor, [rows for _, rows in asked if not isinstance(rows, BadInput)]))
+    deadline = time.monotonic() + SHARE * predictor.seconds
+    asked = [_read(predictor, request, deadline) for request in requests]
+    groups = [rows for _, rows in asked if not isinstance(rows, BadInput)]
+    found = iter(outputs_of(predictor, groups, deadline))
     replies = []
     for request, (many, rows) in zip(requests, asked, strict=True):
         outputs = rows if isinstance(rows, BadInput) else next(found)
         if isinstance(outputs, BadInput):
-            replies.append(refused(413 if isinstance(outputs, TooSlow) else 400, outputs, request))
+            replies.append(refused(status_of(outputs), outputs, request))
         elif many:
             replies.append(_together(predictor, request, outputs))
         else:
@@ -112,25 +124,34 @@ def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     return replies
 
 
-def _read(predictor: Predictor, request: Request) -> tuple[bool, list[np.ndarray] | BadInput]:
+def _read(
+    predictor: Predictor, request: Request, deadline: float
+) -> tuple[bool, list[np.ndarray] | BadInput]:
     """Whether it is a request of many rows, and its canonical rows or what is wrong with it."""
     try:
         bodies = rows_in(request.body, predictor.spec)
         if bodies is None:
+            if time.monotonic() > deadline:
+                raise Busy("requests before this one took the time of its batch; ask again")
             return False, [predictor.decode(request.body)]
-        return True, decoded(predictor.decode, bodies)
+        return True, decoded(predictor.decode, bodies, deadline)
     except BadInput as error:
         return False, error
 
 
-def decoded(decode: Callable[[Any], np.ndarray], given: Iterable[Any]) -> list[np.ndarray]:
+def decoded(
+    decode: Callable[[Any], np.ndarray], given: Sequence[Any] | np.ndarray, deadline: float
+) -> list[np.ndarray]:
     """The canonical rows of many raw ones.
 
     Raises:
+        TooSlow: it takes longer than there is time, as many large images may.
         BadInput: some cannot be decoded; the first of them are named.
     """
     rows, wrong = [], []
     for at, each in enumerate(given):
+        if time.monotonic() > deadline:
+            raise TooSlow(f"{at} of {len(given)} rows were read in time; ask for fewer at once")
         try:
             rows.append(decode(each))
         except BadInput as error:
@@ -147,13 +168,12 @@ def _together(predictor: Predictor, request: Request, outputs: np.ndarray) -> Re
     return limited(answered(whole, said=told), request)
 
 
-def outputs_of(predictor: Predictor, groups: Sequence[list[np.ndarray]]) -> list[Part]:
+def outputs_of(predictor: Predictor, groups: Sequence[list[np.ndarray]], deadline: float) -> list[Part]:
     """The outputs of each group of canonical rows, or why there are none.
 
     Lone rows go first and together, then one group after the other as long as there is time.
     """
     found: list[Part | None] = [None] * len(groups)
-    deadline = time.monotonic() + SECONDS
     alone = [at for at, rows in enumerate(groups) if len(rows) == 1]
     if alone:
         parts = _forward(predictor, [groups[at][0] for at in alone])
@@ -169,9 +189,7 @@ def _within(predictor: Predictor, rows: list[np.ndarray], deadline: float) -> Pa
     parts = []
     for begin in range(0, len(rows), PIECE):
         if time.monotonic() > deadline:
-            return TooSlow(
-                f"{begin} of {len(rows)} rows were answered in {SECONDS:g} s; ask for fewer at once"
-            )
+            return TooSlow(f"{begin} of {len(rows)} rows were answered in time; ask for fewer at once")
         part = _forward(predictor, rows[begin : begin + PIECE])
         if wrong := [(begin + at, each) for at, each in enumerate(part) if isinstance(each, BadInput)]:
             return BadInput(f"row {wrong[0][0]}: {wrong[0][1]}")
@@ -182,7 +200,9 @@ def _within(predictor: Predictor, rows: list[np.ndarray], deadline: float) -> Pa
 def _forward(predictor: Predictor, rows: Sequence[np.ndarray]) -> list[Part]:
     """Outputs (1, K) of each row; where the graph itself refuses values, such as unknown tokens, of those it takes."""
     try:
-        return list(np.split(predictor.outputs(gather(rows, predictor.spec.input)), len(rows)))
+        found = predictor.outputs(gather(rows, predictor.spec.input))
+        finite = np.isfinite(found).all(axis=1)
+        return [found[at : at + 1] if finite[at] else BadInput(NOT_FINITE) for at in range(len(found))]
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's own classes derive from nothing narrower

@@ -6,6 +6,7 @@ or BYTES of shape (N,), each a raw request body as `/predictions` takes it (a PN
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -18,7 +19,7 @@ from serving.inputs.series import check_steps
 from serving.inputs.spec import DataSpec
 from serving.predictor import Predictor, named
 from serving.worker.messages import MOST_ROWS, Reply, Request, limited, refused
-from serving.worker.rows import TooSlow, decoded, outputs_of
+from serving.worker.rows import SHARE, decoded, outputs_of, status_of
 from serving.worker.tensors import Asked, Tensor, datatype_of, read, write
 
 EXTENSIONS = ["binary_tensor_data"]
@@ -93,7 +94,7 @@ def _names(spec: DataSpec, numbers: np.ndarray) -> np.ndarray:
     return out
 
 
-def rows_of(predictor: Predictor, tensor: Tensor) -> list[np.ndarray]:
+def rows_of(predictor: Predictor, tensor: Tensor, deadline: float) -> list[np.ndarray]:
     """The canonical rows of an input.
 
     Raises:
@@ -108,9 +109,9 @@ def rows_of(predictor: Predictor, tensor: Tensor) -> list[np.ndarray]:
     if tensor.datatype == BYTES:
         if tensor.values.size != count:
             raise BadInput(f"input '{tensor.name}': BYTES must have the shape [{count}], a body a row")
-        return decoded(predictor.decode, list(tensor.values.ravel()))
+        return decoded(predictor.decode, tensor.values.ravel(), deadline)
     _check_form(spec, tensor)
-    return decoded(lambda row: _canonical(spec, row), tensor.values)
+    return decoded(lambda row: _canonical(spec, row), tensor.values, deadline)
 
 
 def _check_form(spec: DataSpec, tensor: Tensor) -> None:
@@ -154,6 +155,7 @@ def infer(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Answers to `POST /v2/models/NAME/infer`, all rows of all requests in one pass; a bad one gets its own 400."""
     replies: dict[int, Reply] = {}
     good: list[tuple[int, Asked, list[np.ndarray]]] = []
+    deadline = time.monotonic() + SHARE * predictor.seconds
     for at, request in enumerate(requests):
         try:
             asked = read(request)
@@ -161,10 +163,10 @@ def infer(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
                 raise BadInput(
                     f"expected one input, '{input_name(predictor.spec)}'; found {len(asked.inputs)}"
                 )
-            good.append((at, asked, rows_of(predictor, asked.inputs[0])))
+            good.append((at, asked, rows_of(predictor, asked.inputs[0], deadline)))
         except BadInput as error:
-            replies[at] = refused(400, error, request)
-    found = outputs_of(predictor, [rows for _, _, rows in good])
+            replies[at] = refused(status_of(error), error, request)
+    found = outputs_of(predictor, [rows for _, _, rows in good], deadline)
     for (at, asked, _), outputs in zip(good, found, strict=True):
         replies[at] = _answer(predictor, requests[at], asked, outputs)
     return [replies[at] for at in range(len(requests))]
@@ -183,4 +185,4 @@ def _answer(predictor: Predictor, request: Request, asked: Asked, outputs: np.nd
         said = [named(predictor.spec, row) for row in outputs]
         return limited(write(asked, head, tensors_of(predictor.spec, outputs), said), request)
     except BadInput as error:
-        return refused(413 if isinstance(error, TooSlow) else 400, error, request)
+        return refused(status_of(error), error, request)

@@ -42,7 +42,9 @@ class Worker:
     ) -> None:
         self.state = state
         self.predictor = Predictor(bundle, backend, threads)
-        self.limit = Bucket(read_options(state).requests_per_second)
+        options = read_options(state)
+        self.predictor.seconds = options.response_seconds
+        self.limit = Bucket(options.requests_per_second)
         self.observer = Observer(state, name) if state else None
         if self.observer:
             self.observer.loaded(self.predictor.version, self.predictor.spec, bundle)
