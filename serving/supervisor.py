@@ -88,7 +88,7 @@ class Supervisor:
             ServerError: it cannot start, or restarts do not help.
             Ended: SIGTERM or SIGINT came.
         """
-        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings):
+        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings, self.plan.kind):
             self._start(progress)
             ready()
             log.info("serving, pid %s", os.getpid())
