@@ -29,7 +29,6 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
-from serving.logs import plain
 from serving.logs import read_log, why
 from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
