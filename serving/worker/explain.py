@@ -20,7 +20,7 @@ from serving.inputs.spec import DataSpec
 from serving.predictor import Predictor
 from serving.worker.messages import Body, Reply, Request, answered, limited, refused
 from serving.worker.occluding import View, views_of
-from serving.worker.rows import SHARE, rows_in
+from serving.worker.rows import NOT_FINITE, SHARE, rows_in
 
 TARGET = "x-explain-target"
 FEWEST, MOST = 16, 400  # forward passes of one explanation
@@ -80,6 +80,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
         began = time.monotonic()
         outputs = _outputs(predictor, whole, np.ones((1, *whole.shape), np.float32))[0]
         taken.append(time.monotonic() - began)
+    if not np.isfinite(outputs).all():
+        raise BadInput(NOT_FINITE)
     one = min(taken)
     place = _target(spec, outputs, target)
     passes = int(min(MOST, seconds / max(one, 1e-6)))
@@ -89,6 +91,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
         )
     view = view_in(passes)
     scores = attribute(view, lambda masks: _outputs(predictor, view, masks)[:, place])
+    if not np.isfinite(scores).all():
+        raise BadInput(NOT_FINITE)
     return {
         "target": spec.outputs[place],
         "score": float(outputs[place]),
