@@ -1,7 +1,8 @@
-"""`make bench`: every benchmark, or those named: `python -m benchmarks training`."""
+"""`make bench`: every benchmark, or those named: `python -m benchmarks training`, `... soak --minutes 60`."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, training
+from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, soak, training
 
 ALL = {
     "training": training.run,
@@ -20,19 +21,27 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "soak": soak.run,
+    "rolling": rolling.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Run, print a table, and keep the figures with the machine they were taken on."""
-    names = sys.argv[1:] or list(ALL)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(ALL)}")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="how long 'soak' goes on; one round at least"
+    )
+    given = parser.parse_args()
+    names = given.names or list(ALL)
     unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
     RESULTS.mkdir(exist_ok=True)
     for name in names:
-        figures = ALL[name]()
+        figures = soak.run(given.minutes) if name == "soak" else ALL[name]()
         about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "

@@ -23,7 +23,7 @@ SAID: dict[End, str] = {
     "promoted": "canary",
     "rolled back": "rollback",
     "inconclusive": "rollback",
-    "withdrawn": "canary ended",
+    "withdrawn": "canary-end",
 }
 
 
@@ -59,7 +59,7 @@ def run(
 def _tried(report: Report, show: Callable[[Look], None], trial: Trial, found: Blessed) -> tuple[End, Look]:
     before, after = trial.champion, found.version
     why = f"{trial.plan.mode} of {trial.plan.share:g}, at most {trial.plan.minutes:g} minutes"
-    history.record("canary began", found.name, before, after, found.receipt, reason=why)
+    history.record("canary-begin", found.name, before, after, found.receipt, reason=why)
     _tag(report, found, {"canary": "running", "canary_against": before, "canary_began": history.now()})
 
     def switched(look: Look) -> None:
@@ -71,7 +71,7 @@ def _tried(report: Report, show: Callable[[Look], None], trial: Trial, found: Bl
         end, look = trial.run(show, switched)
     except BaseException as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        history.record("canary ended", found.name, before, after, found.receipt, ok=False, reason=reason)
+        history.record("canary-end", found.name, before, after, found.receipt, ok=False, reason=reason)
         _tag(report, found, {"canary": "failed", "canary_reason": reason})
         raise
     reason = f"{end}: {look.reason}"
@@ -138,6 +138,6 @@ def _cleared(report: Report) -> dict[str, Any]:
         change.repair()
     reason = "its watcher was gone"
     history.record(
-        "canary ended", record["model"], record["champion"], record["challenger"], ok=False, reason=reason
+        "canary-end", record["model"], record["champion"], record["challenger"], ok=False, reason=reason
     )
     return finish_record(folder, record, "withdrawn")

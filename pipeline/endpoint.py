@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,13 +12,14 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.store import Blessed, again, fetch, stored
-from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint, read_token
+from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint
 from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.grpc_client import GrpcClient
 from serving.process import running, stop
-from serving.servers import SERVERS, management
+from serving.servers import management
 from serving.state import Models, read_models, write_models
+from serving.supervisor import Plan, supervise, supervision
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -64,7 +66,7 @@ def deploy(report: Report, name: str | None = None, wanted: str | None = None) -
         UserError: it was not promoted.
         ServerError: no server runs, or the version is not up to it; the old serves as before.
     """
-    name = name or section("name", Name)
+    name = _named(name)
     with changing(FOLDER), rollout(report) as change:
         _repair(change)
         found = fetch(name, wanted)
@@ -82,7 +84,7 @@ def rollback(report: Report, name: str | None = None) -> None:
         UserError: the history knows none, or it is nowhere to be had.
         ServerError: no server runs, or the version is not up to it.
     """
-    name = name or section("name", Name)
+    name = _named(name)
     with changing(FOLDER), rollout(report) as change:
         current = _default(name)
         known = history.defaults(name)
@@ -173,11 +175,10 @@ def _restored(name: str, report: Report) -> Models:
 
 
 def _run(models: Models, report: Report, kind: Kind | None) -> None:
-    """Start a server with these models, and return once each has answered."""
+    """Start a supervisor that starts a server with these models, and return once each has answered."""
     write_models(FOLDER, models)
     settings = section("server", ServerSettings)
-    server = SERVERS[kind or settings.kind](None, settings, FOLDER, owned=False, model_api=True)
-    server.start(progress=report)
+    supervise(FOLDER, Plan(settings=settings, kind=kind or settings.kind, model_api=True), report)
     for name, served in models.models.items():
         known = history.defaults(name)
         before = known[-1] if known else None
@@ -219,6 +220,13 @@ def _newer(name: str, report: Report) -> Blessed | None:
     return fetch(name)
 
 
+def _named(name: str | None) -> str:
+    """A model's name as it was given, or the project's."""
+    if name is not None and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
+        raise UserError(f"--name {name!r}: a model's name holds lower-case letters, digits, '-' and '_'")
+    return name or section("name", Name)
+
+
 def _default(name: str) -> str | None:
     served = read_models(FOLDER).models.get(name)
     return served.default if served else None
@@ -238,6 +246,9 @@ def describe() -> str:
             for version in served.versions
             if version != served.default
         ]
+    kept = supervision(FOLDER)
+    if kept and kept.restarts:
+        lines.append(f"restarts {kept.restarts}, the last because {kept.reason}")
     lines.append(f"token    in {FOLDER / 'key_file.json'}, sent as 'Authorization: Bearer <token>'")
     lines.append(f"ask      fairlead predict FILE...      stop: make stop (pid {endpoint.pid})")
     return "\n".join(lines)
@@ -286,8 +297,7 @@ def client(name: str | None = None) -> Client:
         RequestError: no server was started, or it is down.
         ServerError: it does not serve that model.
     """
-    endpoint = read_endpoint(FOLDER)
-    return Client(endpoint.url, read_token(FOLDER), _asked(name, endpoint))
+    return Client.local(FOLDER, name=_asked(name, read_endpoint(FOLDER)))
 
 
 def grpc_client(name: str | None = None) -> GrpcClient:

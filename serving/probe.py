@@ -14,6 +14,10 @@ from serving.predictor import numbers, rounding
 from serving.state import golden_requests
 
 
+class Broken(ServerError):
+    """A version that does not come up, or does not answer: the server's log says why."""
+
+
 def check_golden(
     folder: Path, url: str, name: str, version: str, archive: Path, tolerance: float, timeout: float
 ) -> int:
@@ -29,7 +33,8 @@ def check_golden(
         timeout: seconds to wait for one answer.
 
     Raises:
-        ServerError: one is not answered, by another version, or otherwise than expected.
+        Broken: one is not answered.
+        ServerError: one is answered by another version, or otherwise than expected.
     """
     bundle = archive.parent / "bundle"
     spec, unit = read_spec(bundle), _unit(bundle)
@@ -42,7 +47,7 @@ def check_golden(
             try:
                 answer = client.predict(body, content_type)
             except RequestError as error:
-                raise ServerError(f"{what} was not answered: {error}") from None
+                raise Broken(f"{what} was not answered: {error}") from None
             if answer.get("model_version") != version:
                 raise ServerError(f"{what} was answered by version {answer.get('model_version')}")
             apart = _apart(spec, expected, answer, unit)

@@ -118,12 +118,13 @@ def _session(endpoint: Endpoint) -> list[psutil.Process]:
 
 
 def free_ports() -> dict[str, int]:
-    """Three free loopback ports, for `settings.model_copy(update=free_ports())`."""
+    """A free loopback port for each that a server needs, for `settings.model_copy(update=free_ports())`."""
     with contextlib.ExitStack() as held:  # all held at once, so that they differ
-        sockets = [held.enter_context(socket.socket()) for _ in PORTS]
+        names = (*PORTS, "prometheus_port", "front_port")
+        sockets = [held.enter_context(socket.socket()) for _ in names]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return {port: each.getsockname()[1] for port, each in zip(PORTS, sockets, strict=True)}
+        return {port: each.getsockname()[1] for port, each in zip(names, sockets, strict=True)}
 
 
 def check_port(host: str, port: int, setting: str) -> None:
@@ -132,7 +133,7 @@ def check_port(host: str, port: int, setting: str) -> None:
     Raises:
         ServerError: it cannot; names the port, its setting, and who holds it where the system tells.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java: closed connections may linger
         try:
             probe.bind((host, port))

@@ -30,6 +30,7 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
+from serving.logs import plain
 from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
@@ -265,7 +266,8 @@ def record(
 def read_log(folder: Path) -> str:
     """Java's console, then what TorchServe and the workers logged."""
     paths = (folder / name for name in (CONSOLE, LOG))
-    return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+    texts = (path.read_text(errors="replace") for path in paths if path.exists())
+    return "\n".join(plain(line) for text in texts for line in text.splitlines())
 
 
 def why(log: str) -> str:

@@ -1,7 +1,8 @@
-"""Keeps the project's TorchServe up: `python -m serving.supervisor FOLDER`, a process of its own.
+"""Keeps the project's server up: `python -m serving.supervisor FOLDER`, a process of its own.
 
-It owns Java, which on Linux ends with it, even where it is killed. It starts Java with the models of `models.json`,
-starts it again when it ends or answers nothing, and gives up where that does not help. SIGTERM ends both.
+It owns Java (or the second server's master), which on Linux ends with it, even where it is killed. It starts it with
+the models of `models.json`, starts it again when it ends or answers nothing, and gives up where that does not help.
+SIGTERM ends both.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from typing import NoReturn
 import psutil
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.client import SUPERVISOR_FILE, Endpoint, RequestError, read_endpoint
+from serving.client import SUPERVISOR_FILE, Endpoint, Kind, RequestError, read_endpoint
 from serving.config import ServerError, ServerSettings
+from serving.edge import edge
 from serving.health import Health
 from serving.inputs.spec import write_json
 from serving.process import running, stop
 from serving.server import TorchServe
+from serving.servers import SERVERS
 
 SETTINGS, LOG = "settings.json", "supervisor.log"
 LIMIT, WINDOW = 10, 600.0  # so many restarts in so many seconds, then it gives up
 LONGEST = 60.0  # seconds between two restarts, at most
-END = 2.0  # seconds that a Java which answers nothing has to end by itself
+END = 2.0  # seconds that a server which answers nothing has to end by itself
 
 log = logging.getLogger("serving.supervisor")
 
@@ -48,14 +51,23 @@ class Supervision(BaseModel, extra="forbid", frozen=True):
 
     pid: int = Field(description="The supervisor's process id.")
     created: float = Field(description="When that process began, in seconds since 1970.")
-    restarts: int = Field(0, description="How often Java was started again.")
+    restarts: int = Field(0, description="How often the server was started again.")
     reason: str | None = Field(None, description="Why, the last time.")
+
+
+def supervision(folder: Path) -> Supervision | None:
+    """Who keeps the server of a state folder up; None where nobody says so."""
+    try:
+        return Supervision.model_validate_json((folder / SUPERVISOR_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 class Plan(BaseModel, extra="forbid", frozen=True):
     """How a supervisor runs the server: `settings.json` in its state folder; what it serves is in `models.json`."""
 
     settings: ServerSettings = Field(description="The section `server` of `params.yaml`.")
+    kind: Kind = Field("torchserve", description="Which server it is, a key of `SERVERS`.")
     model_api: bool = Field(False, description="Whether versions may be added and removed while it runs.")
 
 
@@ -76,7 +88,7 @@ class Supervisor:
             ServerError: it cannot start, or restarts do not help.
             Ended: SIGTERM or SIGINT came.
         """
-        with self._alone(), self._recorded():
+        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings, self.plan.kind):
             self._start(progress)
             ready()
             log.info("serving, pid %s", os.getpid())
@@ -84,12 +96,13 @@ class Supervisor:
                 self._restart(self._until_ill())
 
     def _start(self, progress: Callable[[str], None] | None = None) -> None:
-        server = TorchServe(None, self.plan.settings, self.folder, model_api=self.plan.model_api)
+        plan = self.plan
+        server = SERVERS[plan.kind](None, plan.settings, self.folder, model_api=plan.model_api)
         server.start(progress=progress)
         self._server = server
 
     def _until_ill(self) -> str:
-        """Wait until Java ends or answers nothing; gives which."""
+        """Wait until the server ends or answers nothing; gives which."""
         assert self._server is not None
         health = Health(self.folder, self.plan.settings)
         while (code := self._server.wait(health.period)) is None:
@@ -100,10 +113,10 @@ class Supervisor:
                 continue
             if wrong and self._server.wait(0) is None:
                 return wrong
-        return f"Java ended with exit code {code}; its logs are kept in {self.folder} as *.log.before"
+        return f"the server ended with exit code {code}; its logs are kept in {self.folder} as *.log.before"
 
     def _restart(self, reason: str) -> None:
-        """Start Java again, at once the first time, and then after ever longer waits.
+        """Start the server again, at once the first time, and then after ever longer waits.
 
         Raises:
             ServerError: it does not come up.

@@ -52,9 +52,10 @@ def registered(archive: Path, version: str, verdict: str = "promoted") -> str:
     run = tracking.start(f"train-{version}", {})
     digest = sha256(archive)
     run.files(archive, registry.archive_place(digest))
-    source = tracking.log_model(run, archive.parent / "bundle")
+    blessed = verdict == "promoted"
+    source = tracking.log_model(run, archive.parent / "bundle") if blessed else f"runs:/{run.id}/model"
     tags = {"verdict": verdict, "reason": "as the test says", "model_version": version}
     number = registry.register(archive.stem, source, run, {**tags, "archive_sha256": digest})
-    if verdict == "promoted":
+    if blessed:
         registry.crown(archive.stem, number)
     return number

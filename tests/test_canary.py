@@ -1,40 +1,53 @@
-"""Trials of a challenger on a real TorchServe: who answers, and how they end."""
+"""Trials of a challenger in a project with a real TorchServe: who answers, how they end, and what is kept of that."""
 
 from __future__ import annotations
 
-import shutil
+import csv
+import os
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import dedent
 
 import httpx
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from pipeline import endpoint, history, tracking
 from pipeline.canary import Trial
-from pipeline.canary_labels import add_labels
 from pipeline.canary_observed import Margins
 from pipeline.canary_record import STOP, End, Look, Plan, latest
-from serving.archive import build_archive
+from pipeline.cli import app
 from serving.client import read_token
-from serving.deploy import Rollout, changing
-from serving.inputs.spec import Transform, write_json
+from serving.deploy import changing
 from serving.management import Management
 from serving.predictor import Predictor
-from serving.server import TorchServe, running
-from serving.state import of_archive, read_models, write_models
+from serving.process import free_ports, running, stop
+from serving.state import read_models
 from serving.worker.route import ROUTES, read_route
-from tests.live import PNG, settings_of
+from tests.live import PNG
+from tests.serving import another, archived, broken, registered
+from tests.stores import PARAMS, forget
 
 pytestmark = pytest.mark.slow
-WIDE = Margins(errors=0.1, latency=9.0, quality=0.2)  # for a few hundred requests on a busy machine
+ONE, TWO, HANGS, FAILS = VERSIONS = ("aaaaaaaaaaa1", "bbbbbbbbbbb2", "ccccccccccc3", "ddddddddddd4")
+ROOT = Path(__file__).parents[1]
+# Margins wide enough for a few hundred requests on a busy machine.
+WIDE = {"error": 0.1, "latency": 9.0, "quality": 0.2}
+QUICK = Plan(
+    share=0.3,
+    minutes=1,
+    min_requests=150,
+    margins=Margins(errors=WIDE["error"], latency=WIDE["latency"], quality=WIDE["quality"]),
+    look=0.5,
+    lease=3,
+)
 BROKEN = """
 
 whole = Worker.own
@@ -50,52 +63,29 @@ Worker.own = own
 """
 
 
-def packed(bundle: Path, folder: Path, version: str) -> Path:
-    """The archive of a bundle that calls itself another version, as the store keeps it."""
-    folder.mkdir()
-    shutil.copytree(bundle, folder / "bundle")
-    write_json(folder / "bundle" / "bundle.json", {"version": version})
-    write_json(folder / "bundle" / "transform.json", Transform())
-    expected = Predictor(bundle).answer([PNG])[0]
-    assert isinstance(expected, dict)
-    golden = [{"file": "0.png", "content_type": "image/png", **expected}]
-    write_json(folder / "bundle" / "golden" / "golden.json", {"requests": golden})
-    build_archive(folder / "bundle", folder / "digits.mar", "digits")
-    return folder / "digits.mar"
-
-
-def misbehaving(archive: Path, folder: Path, what: str) -> Path:
-    """The same version with a handler that misbehaves once it is asked by a champion's worker."""
-    folder.mkdir()
-    shutil.copytree(archive.parent / "bundle", folder / "bundle")
-    found = folder / archive.name
-    with zipfile.ZipFile(archive) as good, zipfile.ZipFile(found, "w") as bad:
-        for name in good.namelist():
-            text = good.read(name)
-            if name == "serving/worker/worker.py":
-                text += dedent(BROKEN).format(what=what).encode()
-            bad.writestr(name, text)
-    return found
-
-
 @pytest.fixture(scope="module")
-def archives(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The champion `one`; `two` is as good; `hangs` and `fails` do so only when a champion's worker asks them."""
-    root = tmp_path_factory.mktemp("archives")
-    found = {version: packed(bundle, root / version, version) for version in ("one", "two", "hangs", "fails")}
-    found["hangs"] = misbehaving(found["hangs"], root / "hanging", "import time; time.sleep(30)")
-    found["fails"] = misbehaving(found["fails"], root / "failing", "raise RuntimeError('not today')")
-    return found
-
-
-@pytest.fixture(scope="module")
-def server(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("state")
-    write_models(folder, of_archive(archives["one"]))
-    started = TorchServe(None, settings_of(response_timeout=1), folder, model_api=True)
-    started.start(PNG, "image/png")
+def project(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project that serves ONE; TWO is as good, and two others misbehave when a champion's worker asks them."""
+    folder, before = tmp_path_factory.mktemp("project"), Path.cwd()
+    uri = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    store = {"tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}}
+    server = {**free_ports(), "workers": 1, "response_timeout": 1}
+    params = {**yaml.safe_load(PARAMS), **store, "server": server, "certify": {}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    os.chdir(folder)
+    forget()
+    made = {version: another(bundle, folder / "made" / version, version) for version in VERSIONS}
+    for version, what in ((HANGS, "import time; time.sleep(30)"), (FAILS, "raise RuntimeError('not today')")):
+        worker = archived("serving/worker/worker.py", made[version]) + BROKEN.format(what=what)
+        broken(made[version], folder / "broken" / version, worker=worker)
+    registered(made[ONE], ONE)
+    assert CliRunner().invoke(app, ["serve", "up"]).exit_code == 0
     yield folder
-    started.stop()
+    stop(endpoint.FOLDER)
+    os.chdir(before)
+    forget()
+    if uri:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
 
 
 @dataclass
@@ -106,29 +96,30 @@ class Clients:
     wrong: list[str] = field(default_factory=list)
 
     def versions(self) -> Counter[str]:
-        return Counter(self.answered.values())
+        return Counter(list(self.answered.values()))
 
 
 @contextmanager
-def asking(folder: Path, count: int = 4) -> Iterator[Clients]:
-    """Clients that ask by the model's own address as fast as they can, each request with an id of its own."""
-    endpoint, clients, over = running(folder), Clients(), threading.Event()
-    assert endpoint
-    headers = {"Authorization": f"Bearer {read_token(folder)}", "Content-Type": "image/png"}
+def asking(count: int = 4) -> Iterator[Clients]:
+    """Clients that ask by the model's own address again and again, each request with an id of its own."""
+    live, clients, over = running(endpoint.FOLDER), Clients(), threading.Event()
+    assert live
+    headers = {"Authorization": f"Bearer {read_token(endpoint.FOLDER)}", "Content-Type": "image/png"}
+    began = time.monotonic_ns()
 
     def ask(number: int) -> None:
         with httpx.Client(headers=headers, trust_env=False, timeout=30) as http:
             for at in range(10**6):
                 if over.is_set():
                     return
-                name = f"{number}-{at}"
-                answer = http.post(
-                    f"{endpoint.url}/predictions/digits", content=PNG, headers={"X-Request-Id": name}
-                )
+                name = f"{began}-{number}-{at}"
+                address = f"{live.url}/predictions/digits"
+                answer = http.post(address, content=PNG, headers={"X-Request-Id": name})
                 if answer.status_code == 200 and answer.json()["request_id"] == name:
                     clients.answered[name] = answer.json()["model_version"]
                 else:
                     clients.wrong.append(f"{answer.status_code} {answer.text[:200]}")
+                time.sleep(0.01)  # the server, and what watches it, need the machine too
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -139,121 +130,162 @@ def asking(folder: Path, count: int = 4) -> Iterator[Clients]:
         over.set()
         for thread in threads:
             thread.join()
-
-
-@contextmanager
-def rollout(folder: Path) -> Iterator[Rollout]:
-    with (
-        changing(folder),
-        Rollout(folder, settings_of(response_timeout=1), 1e-3, lambda _: None) as change,
-    ):
-        yield change
-
-
-def tried(
-    folder: Path, archives: dict[str, Path], version: str, plan: Plan, show: Callable[[Look, Clients], None]
-) -> tuple[End, Look, Clients]:
-    """A trial under load, and what the clients got from its begin to its end."""
-    with rollout(folder) as change, asking(folder) as clients:
-        trial = Trial(change, "digits", version, archives[version], plan)
-        end, look = trial.run(lambda seen: show(seen, clients))
     assert not clients.wrong, clients.wrong[:3]
-    assert not (folder / ROUTES).exists()
-    with Management(folder) as management:
-        assert set(management.versions("digits")) == {read_models(folder).models["digits"].default}
-    found = latest(folder)
-    assert found
-    assert found[1]["end"] == end
-    assert found[1]["look"]["reason"] == look.reason
-    return end, look, clients
 
 
-def nothing(_: Look, __: Clients) -> None:
-    """Only look."""
-
-
-QUICK = Plan(share=0.3, minutes=1, min_requests=150, margins=WIDE, look=0.5, lease=3)
-
-
-@pytest.mark.parametrize("version", ["hangs", "fails"])
-def test_a_challenger_is_rolled_back_and_no_client_sees_that_it(
-    server: Path, archives: dict[str, Path], version: str
-) -> None:
-    end, look, clients = tried(server, archives, version, QUICK, nothing)
-    assert end == "rolled back", look
-    assert "errors" in look.reason
-    assert set(clients.versions()) == {"one"}
-    assert look.requests["challenger"].get("ok", 0) == 0
-    assert set(look.requests["control"]) == {"ok"}
-    assert look.faults.keys() & ({"timeout"} if version == "hangs" else {"status 503"})
-
-
-def test_a_shadow_answers_nobody_and_ends_when_it_is_told_to(server: Path, archives: dict[str, Path]) -> None:
-    def stop(look: Look, _: Clients) -> None:
-        if look.agreed[1] > 50:
-            found = latest(server)
-            assert found
-            (found[0] / STOP).touch()
-
-    plan = replace(QUICK, mode="shadow", share=0.5, min_requests=10**6)
-    end, look, clients = tried(server, archives, "two", plan, stop)
-    assert end == "withdrawn"
-    assert set(clients.versions()) == {"one"}
-    assert look.agreed[0] == look.agreed[1] > 50
-    assert look.requests["challenger"]["ok"] > 50
-
-
-WATCHER = """
-from pathlib import Path
-from pipeline.canary import Trial
-from pipeline.canary_record import Plan
-from serving.deploy import Rollout, changing
-from tests.live import settings_of
-
-folder = Path("{folder}")
-with changing(folder), Rollout(folder, settings_of(response_timeout=1), 1e-3, print) as change:
-    Trial(change, "digits", "two", Path("{archive}"), Plan(share=0.5, min_requests=10**6, lease=3)).run(print)
-"""
-
-
-def test_when_the_watcher_is_killed_the_champion_answers_everybody_again(
-    server: Path, archives: dict[str, Path]
-) -> None:
-    code = WATCHER.format(folder=server, archive=archives["two"])
-    watcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    with asking(server) as clients:
-        until(lambda: clients.versions()["two"] > 20)
-        watcher.kill()
-        watcher.wait()
-        until(lambda: time.time() > read_route((server / ROUTES).read_text()).until + 0.5)
-        after = len(clients.answered)
-        until(lambda: len(clients.answered) > after + 200)
-    assert not clients.wrong
-    assert set(list(clients.answered.values())[after:]) == {"one"}
-    with rollout(server) as change:
-        change.repair()
-        assert set(change.management.versions("digits")) == {"one"}, "what it left is taken away"
-
-
-def test_a_good_challenger_is_promoted_once_labels_say_so(server: Path, archives: dict[str, Path]) -> None:
-    label = Predictor(archives["one"].parent / "bundle").answer([PNG])[0]["label"]  # type: ignore[index]
-
-    def give_labels(look: Look, clients: Clients) -> None:
-        if look.requests["challenger"].get("ok", 0) > 150:
-            add_labels(server, [{"id": name, "label": label} for name in list(clients.answered)])
-
-    end, look, clients = tried(server, archives, "two", replace(QUICK, min_labels=100), give_labels)
-    assert end == "promoted", look
-    assert [each.name for each in look.criteria] == ["errors", "latency", "quality"]
-    assert min(look.labelled.values()) >= 100
-    assert set(clients.versions()) == {"one", "two"}
-    assert read_models(server).models["digits"].default == "two"
-    last = list(clients.answered.values())[-20:]
-    assert set(last) == {"two"}
-
-
-def until(done: Callable[[], bool], seconds: float = 60) -> None:
+def until(done: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.05)
+
+
+def served_alone(version: str) -> None:
+    assert read_models(endpoint.FOLDER).models["digits"].default == version
+    assert not (endpoint.FOLDER / ROUTES).exists()
+    with Management(endpoint.FOLDER) as management:
+        assert set(management.versions("digits")) == {version}
+
+
+def tried(
+    archive: Path, plan: Plan, show: Callable[[Look], None] = lambda _: None
+) -> tuple[End, Look, Clients]:
+    """A trial under load, and what the clients got from its begin to its end."""
+    with changing(endpoint.FOLDER), endpoint.rollout(print) as change, asking() as clients:
+        end, look = Trial(change, "digits", archive.parent.name, archive, plan).run(show)
+    found = latest(endpoint.FOLDER)
+    assert found
+    assert (found[1]["end"], found[1]["look"]["reason"]) == (end, look.reason)
+    return end, look, clients
+
+
+def test_a_challenger_that_hangs_is_rolled_back_and_no_client_sees_it(project: Path) -> None:
+    end, look, clients = tried(project / "broken" / HANGS / "digits.mar", QUICK)
+    assert end == "rolled back", look
+    assert "errors" in look.reason
+    assert set(clients.versions()) == {ONE}
+    assert "ok" not in look.requests["challenger"]
+    assert set(look.requests["control"]) == {"ok"}
+    assert "timeout" in look.faults
+    served_alone(ONE)
+
+
+def test_a_shadow_answers_nobody_and_ends_when_it_is_told_to(project: Path) -> None:
+    def end_it(look: Look) -> None:
+        found = latest(endpoint.FOLDER)
+        if look.agreed[1] > 50 and found:
+            (found[0] / STOP).touch()
+
+    plan = replace(QUICK, mode="shadow", share=0.5, min_requests=10**6)
+    end, look, clients = tried(project / "made" / TWO / "digits.mar", plan, end_it)
+    assert end == "withdrawn"
+    assert set(clients.versions()) == {ONE}
+    assert look.agreed[0] == look.agreed[1] > 50, "the same network says the same"
+    served_alone(ONE)
+
+
+WATCHER = """
+from pathlib import Path
+from pipeline import endpoint
+from pipeline.canary import Trial
+from pipeline.canary_record import Plan
+from serving.deploy import changing
+
+with changing(endpoint.FOLDER), endpoint.rollout(print) as change:
+    plan = Plan(share=0.5, min_requests=10**6, lease=3)
+    Trial(change, "digits", "{version}", Path("made/{version}/digits.mar"), plan).run(print)
+"""
+
+
+def test_when_the_watcher_is_killed_the_champion_answers_everybody_again(project: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = WATCHER.format(version=TWO)
+    watcher = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        with asking() as clients:
+            until(lambda: clients.versions()[TWO] > 20)
+            done = CliRunner().invoke(app, ["serve", "deploy"])
+            assert "another change of what is served is under way" in done.output
+            watcher.kill()
+            route = read_route((endpoint.FOLDER / ROUTES).read_text())
+            assert {route.arm_of(name) for name, version in clients.answered.items() if version == TWO} == {
+                "challenger"
+            }
+            until(lambda: time.time() > route.until + 0.5)
+            after = len(clients.answered)
+            until(lambda: len(clients.answered) > after + 200)
+    finally:
+        watcher.kill()
+        watcher.wait()
+    assert set(list(clients.answered.values())[after:]) == {ONE}
+    done = CliRunner().invoke(app, ["serve", "canary", "--stop"])
+    assert "withdrawn" in done.output
+    assert history.read()[-1].reason == "its watcher was gone"
+    served_alone(ONE)
+
+
+def canary(version: str, *words: str) -> subprocess.Popen[str]:
+    """The command, as a user gives it."""
+    margins = [word for key, value in WIDE.items() for word in (f"--{key}-margin", str(value))]
+    command = [sys.executable, "-m", "pipeline.cli", "serve", "canary", version, "--share", "0.3", *margins]
+    command += ["--minutes", "2", "--min-requests", "150", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_challenger_that_fails_is_rolled_back_and_does_not_come_back_by_itself(project: Path) -> None:
+    number = registered(project / "broken" / FAILS / "digits.mar", FAILS)
+    watcher = canary(number)
+    with asking() as clients:
+        output, _ = watcher.communicate()
+    assert watcher.returncode == 3, output
+    assert "rolled back: errors" in output
+    assert set(clients.versions()) == {ONE}
+    served_alone(ONE)
+    begin, end = history.read()[-2:]
+    assert (begin.action, begin.before, begin.after) == ("canary-begin", ONE, FAILS)
+    assert (end.action, end.before, end.after) == ("rollback", FAILS, ONE)
+    assert end.shown
+    assert end.shown["criteria"][0]["verdict"] == "harm"
+    tags = tracking.client().get_model_version("digits", number).tags
+    assert tags["canary"] == "rolled back"
+    done = CliRunner().invoke(app, ["serve", "up"])
+    assert "was rolled back from" in done.output
+    served_alone(ONE)
+
+
+def test_a_good_challenger_is_promoted_once_labels_say_so(project: Path) -> None:
+    number = registered(project / "made" / TWO / "digits.mar", TWO)
+    answer = Predictor(project / "made" / ONE / "bundle").answer([PNG])[0]
+    assert isinstance(answer, dict)
+    watcher = canary(number, "--min-labels", "100")
+    with asking() as clients:
+        until(lambda: clients.versions()[TWO] > 400)
+        with (project / "labels.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["request_id", "label"])
+            rows.writerows([name, answer["label"]] for name in list(clients.answered))
+        done = CliRunner().invoke(app, ["serve", "feedback", "labels.csv"])
+        assert done.exit_code == 0, done.output
+        output, _ = watcher.communicate()
+    assert watcher.returncode == 0, output
+    assert "promoted: errors" in output
+    assert set(clients.versions()) == {ONE, TWO}
+    assert set(list(clients.answered.values())[-20:]) == {TWO}
+    served_alone(TWO)
+    last = history.read()[-1]
+    assert (last.action, last.before, last.after, last.ok) == ("canary", ONE, TWO, True)
+    assert last.shown
+    assert {each["name"]: each["verdict"] for each in last.shown["criteria"]} == {
+        "errors": "fine",
+        "latency": "fine",
+        "quality": "fine",
+    }
+    assert history.defaults("digits")[-1] == TWO
+    tags = tracking.client().get_model_version("digits", number).tags
+    assert tags["canary"] == "promoted"
+    assert "served_at" in tags
+    shown = CliRunner().invoke(app, ["serve", "canary", "--status"])
+    assert f"{TWO} beside {ONE}" in shown.output

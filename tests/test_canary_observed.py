@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.canary_labels import LABELS, add_labels, missed, read_feedback
 from pipeline.canary_observed import Margins, Observations
+from pipeline.canary_statistics import decide
 from pipeline.core.params import UserError
 
 MARGINS = Margins(alpha=0.05, errors=0.02, latency=0.25, quality=0.05)
@@ -186,3 +187,45 @@ def test_what_is_no_feedback_is_said(tmp_path: Path, content: bytes, reason: str
         read_feedback(file)
     with pytest.raises(UserError, match="No such file"):
         read_feedback(tmp_path / "nothing.csv")
+
+
+# --- whole trials, simulated
+
+
+def simulated(draw: np.random.Generator, errors: float, slower: float, wrong: float) -> str:
+    """How a trial of 2,000 requests an arm, looked at 10 times, ends beside a champion with 0.002, 1 and 0.1."""
+    found = Observations(Path("nowhere"))
+    arms = (("control", 0.002, 1.0, 0.1), ("challenger", errors, slower, wrong))
+    for look in range(10):
+        for arm, failing, factor, missing in arms:
+            for at in range(200):
+                name = f"{arm}{look}-{at}"
+                found.labels[name] = "1"
+                fails, errs = draw.random(2) < (failing, missing)
+                requests = [[name, "failed: x" if fails else "ok", None if fails else "0" if errs else "1"]]
+                step = ("p", 1, 20 * factor * float(draw.lognormal(0, 0.2)))
+                found._take(
+                    Path("x"), {"at": look * 200 + at, "arm": arm, "step": step, "requests": requests}
+                )
+        decision, _ = decide(found.criteria(Margins(quality=0.1)), enough=look >= 2)
+        if decision != "go on":
+            return decision
+    return "go on"
+
+
+@pytest.mark.parametrize(
+    ("errors", "slower", "wrong", "expected"),
+    [
+        (0.002, 1.0, 0.1, "promote"),
+        (0.002, 0.8, 0.05, "promote"),
+        (0.05, 1.0, 0.1, "roll back"),
+        (0.002, 2.0, 0.1, "roll back"),
+        (0.002, 1.0, 0.3, "roll back"),
+    ],
+    ids=["as good", "better", "fails", "slow", "wrong"],
+)
+def test_trials_end_as_they_should(errors: float, slower: float, wrong: float, expected: str) -> None:
+    draw = np.random.default_rng(5)
+    ends = [simulated(draw, errors, slower, wrong) for _ in range(10)]
+    assert ends.count(expected) >= 9, ends
+    assert not (expected == "promote" and "roll back" in ends)

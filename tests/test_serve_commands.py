@@ -136,9 +136,10 @@ def test_a_project_is_served_changed_and_brought_back(project: Path, monkeypatch
     assert answering() == first
     assert "already running" in works("serve", "up")
 
-    assert "is not served" in refused("serve", "deploy", rejected)
+    assert "was not promoted (rejected: as the test says)" in refused("serve", "deploy", rejected)
     assert "has no version 99" in refused("serve", "deploy", "99")
     assert "found 'champion'" in refused("serve", "deploy", "champion")
+    assert "--name '../digits'" in refused("serve", "deploy", "--name", "../digits")
     assert answering() == first
 
     number = promote(project, second)

@@ -18,6 +18,8 @@ from serving.config import ServerError
 from serving.process import running, stop
 from serving.state import of_archive, write_models
 from serving.supervisor import Plan, supervise
+from serving.worker.messages import PROBE, Request
+from serving.worker.route import Route
 from tests.live import PNG, closed, mentioning, processes_of, same_answer, settings_of, until
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,12 @@ def test_workers_that_answer_nothing_are_found(state: Path, stored: Path) -> Non
     finally:
         write_models(state, of_archive(stored))
     assert looking.look() is None
+
+
+def test_our_own_requests_are_in_no_statistics_of_a_canary() -> None:
+    route = Route("m", "1", "2", "canary", 1.0, "salt", 9e9, "http://127.0.0.1:1")
+    assert route.arm(Request("anyone", b"x")) == "challenger"
+    assert route.arm(Request(PROBE, b"x")) == "rest"
 
 
 def test_a_worker_given_up_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +144,24 @@ def test_it_gives_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("serving.supervisor.time.sleep", waits.append)
     kept = supervisor.Supervisor(tmp_path, Plan(settings=settings_of()))
     with pytest.raises(ServerError, match=r"given up after 10 restarts in 600 s; .*no model to serve"):
-        kept._restart("Java ended with exit code 1")
+        kept._restart("the server ended with exit code 1")
     assert waits == [0, 1, 3, 7, 15, 31, 60, 60, 60, 60]
+
+
+def test_the_second_server_is_kept_up_too(stored: Path, bundle: Path, tmp_path: Path) -> None:
+    write_models(tmp_path, of_archive(stored))
+    try:
+        before = supervise(tmp_path, Plan(settings=settings_of(), kind="onnx"))
+        processes = [each for each in mentioning(before.scratch) if each.pid != os.getpid()]
+        assert len(processes) >= 2
+        assert health.Health(tmp_path, settings_of()).look() is None
+        with Client.local(tmp_path, deadline=60) as client:
+            same_answer(client.predict(PNG), bundle)
+            psutil.Process(before.pid).kill()
+            until(lambda: "answers again" in (tmp_path / supervisor.LOG).read_text())
+            same_answer(client.predict(PNG), bundle)
+        assert read_endpoint(tmp_path).pid != before.pid
+        assert not [each for each in processes if each.is_running()]
+    finally:
+        stop(tmp_path)
+    assert not mentioning(tmp_path)

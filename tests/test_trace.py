@@ -65,13 +65,15 @@ def test_a_version_leads_to_all_that_made_it(mine: Road) -> None:
 def test_an_answer_leads_to_its_version(mine: Road) -> None:
     version = mine.json("data/promote/receipt.json")["model_version"]
     REQUESTS.mkdir(parents=True, exist_ok=True)
-    line = {"at": 1.7e9, "model": "mnist", "version": version, "ms": 2.5, "requests": [["a-1", 200, "7"], ["a-2", 400, None]]}  # fmt: skip
+    line = {"at": 1.7e9, "model": "mnist", "version": version, "ms": 2.5}
+    line["requests"] = [["a-1", 200, "7"], ["a-2", 400, None]]
     gone = {**line, "version": "000000000000", "requests": [["b-1", 200, "1"]]}
     (REQUESTS / "1.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(gone)}\n" + json.dumps(line)[:40])
     (REQUESTS / "2-17.jsonl").write_text(
         json.dumps({**line, "at": 1.6e9, "requests": [["a-1", 500, None]]}) + "\n"
     )
-    change = {"at": "2026-01-01T00:00:00Z", "who": "me@here", "action": "deploy", "model": "mnist", "from": None, "to": version}  # fmt: skip
+    change = {"at": "2026-01-01T00:00:00Z", "who": "me@here", "action": "deploy", "from": None}
+    change |= {"model": "mnist", "to": version}
     HISTORY.write_text(f"{json.dumps(change)}\n{json.dumps({**change, 'to': 'ffff'})}\n")
     facts = traced("a-1")
     assert [(each["status"], each["answer"]) for each in facts["requests"]] == [(500, None), (200, "7")]

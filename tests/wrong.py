@@ -72,7 +72,8 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
     "found {'val': 0.6, 'test': 0.6}",
     "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
-    "server: {inference_port: 8082}": "'server': inference_port, management_port, metrics_port must differ; "
+    "server: {inference_port: 8082}": "'server': inference_port, management_port, metrics_port, prometheus_port "
+    "must differ; "
     "found {'inference_port': 8082}",
     "server: {heap: lots}": "'server.heap' must match ^[1-9][0-9]*[mg]$ "
     "(Java's largest heap: '512m', '2g'.); found 'lots'",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 JSON = "application/json"
+PROBE = "fairlead-probe"  # the id of the supervisor's own requests
 MOST_ROWS = 1024  # of one request
 MOST_BYTES = 6_000_000  # of one answer; TorchServe ends a worker that sends more than 6,553,500
 Body = bytes | dict[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from serving.worker.messages import Request
+from serving.worker.messages import PROBE, Request
 
 ROUTES = "routes.json"
 MARK = "x-fairlead-route"  # a request that brings it, whatever it says, is routed nowhere
@@ -57,9 +57,18 @@ class Route:
 
     def arm(self, request: Request) -> Arm:
         """Who answers it. `control` is as large as the challenger's share, to compare like with like."""
-        if request.kind != "predict" or not isinstance(request.body, bytes) or MARK in request.headers:
+        if (
+            request.kind != "predict"
+            or not isinstance(request.body, bytes)
+            or MARK in request.headers
+            or request.id == PROBE
+        ):
             return "rest"
-        place = self.place(request.id)
+        return self.arm_of(request.id)
+
+    def arm_of(self, request_id: str) -> Arm:
+        """Who answers a request that takes part."""
+        place = self.place(request_id)
         if self.mode == "shadow":
             return "control" if place < self.share else "rest"
         return "challenger" if place < self.share else "control" if place < 2 * self.share else "rest"
