@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, soak, training
+from benchmarks import data, front, imbalance, memory, quality, rareimages, road, rolling, soak, training
 
 ALL = {
     "training": training.run,
@@ -23,6 +23,7 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "front": front.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
