@@ -77,7 +77,7 @@ def page(front: httpx.Client, settings: ServerSettings) -> str:
 
     def look() -> str | None:
         text = httpx.get(address, trust_env=False).text
-        return text if 'status="400"' in text else None
+        return text if 'status="400"' in text and "ts_queue_latency" in text else None
 
     return awaited(look)
 
