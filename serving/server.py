@@ -167,7 +167,7 @@ class TorchServe:
                 if (code := self._process.poll()) is not None:
                     raise ServerError(f"Java ended with exit code {code}{self._why()}")
                 if any(sign in self._log() for sign in FAILURES):
-                    time.sleep(0.5)  # the cause may follow its symptom
+                    time.sleep(1.5)  # the cause may follow its symptom
                     named = ", ".join(str(path) for _, _, path in models.every())
                     raise ServerError(f"the server cannot load {named}{self._why()}")
                 if time.monotonic() > deadline:
