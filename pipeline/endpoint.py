@@ -19,7 +19,7 @@ from serving.grpc_client import GrpcClient
 from serving.process import running, stop
 from serving.servers import management
 from serving.state import Models, read_models, write_models
-from serving.supervisor import Plan, supervise, supervision
+from serving.supervisor import Plan, planned, supervise, supervision
 
 FOLDER = STATE / "server"
 Report = Callable[[str], None]
@@ -249,6 +249,9 @@ def describe() -> str:
             for version in served.versions
             if version != served.default
         ]
+    if plan := planned(FOLDER):
+        lines += [f"front    {plan.settings.front_url}"] if plan.settings.front_url else []
+        lines.append(f"metrics  http://{plan.settings.host}:{plan.settings.prometheus_port}/metrics")
     kept = supervision(FOLDER)
     if kept and kept.restarts:
         lines.append(f"restarts {kept.restarts}, the last because {kept.reason}")

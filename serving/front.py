@@ -36,7 +36,7 @@ KNOWN = {
 }
 CONSOLE = "front-console.log"
 START = 15.0  # seconds until it must listen
-END = 10.0  # seconds that answers under way have when it ends
+END = 5.0  # seconds that answers under way have when it ends
 LONGEST = 30.0  # seconds between two starts, at most
 
 

@@ -46,7 +46,7 @@ def caddy_config(folder: Path, scratch: Path, settings: ServerSettings) -> dict[
         "routes": _routes(settings),
         "errors": {"routes": _errors(settings)},
     }
-    apps: dict[str, Any] = {"http": {"grace_period": "8s", "servers": {"front": server}}}
+    apps: dict[str, Any] = {"http": {"grace_period": "4s", "servers": {"front": server}}}
     if tls:
         server["tls_connection_policies"] = [{"protocol_min": "tls1.2"}]
         pair = {"certificate": str(settings.tls_certificate), "key": str(settings.tls_key)}

@@ -55,6 +55,14 @@ class Supervision(BaseModel, extra="forbid", frozen=True):
     reason: str | None = Field(None, description="Why, the last time.")
 
 
+def planned(folder: Path) -> Plan | None:
+    """How the supervisor of a state folder was told to run its server; None where that cannot be read."""
+    try:
+        return Plan.model_validate_json((folder / SETTINGS).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 def supervision(folder: Path) -> Supervision | None:
     """Who keeps the server of a state folder up; None where nobody says so."""
     try:
