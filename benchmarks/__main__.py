@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks import (
     data,
+    front,
     imbalance,
     memory,
     quality,
@@ -35,6 +36,7 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "front": front.run,
     "scoring": scoring.run,
     "serving": serving.run,
 }
