@@ -5,8 +5,6 @@ A table of rows, a long table of series, a `.ts` file, lines of JSON, or files o
 
 from __future__ import annotations
 
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ IMAGES = (".png", ".jpg", ".jpeg")
 REQUESTS = {"image": (*IMAGES, ".json"), "table": (".json", ".csv"), "series": (".json", ".csv"),
             "text": (".txt", ".json")}  # fmt: skip
 SLACK = 10  # a cell may be so many times too long and still be told as a text that is too long
-ROWS, FILES = 8192, 512  # in a part
+ROWS = 8192  # in a part
 
 
 @dataclass(frozen=True)
@@ -231,63 +229,6 @@ class LinesReader(Reader):
             places = [f"{self.name}:{number}" for (_, number), _ in some]
             yield self._decoded(list(range(first, first + len(some))), bodies, places)  # type: ignore[arg-type]
             first += len(some)
-
-
-class FilesReader(Reader):
-    """Files of one request each, below a folder, as `listing` has them; or one file."""
-
-    key = "file"
-    size = FILES
-
-    def parts(self) -> Iterator[Part]:
-        """So many files each."""
-        if not self.source.listing:
-            yield Part(0, 1, 1, (0, 1), 1)
-            return
-        yield from LinesReader.parts(self)  # type: ignore[arg-type]
-
-    def lines(self, mark: Mark) -> Iterator[tuple[Mark, bytes]]:
-        """The lines of the listing."""
-        return lines_from(Path(self.source.listing), mark)
-
-    def read(self, part: Part, size: int) -> Iterator[Taken]:
-        """The files' bytes, decoded."""
-        names: Iterator[str] = iter([self.name])
-        root = self.path.parent
-        if self.source.listing:
-            root = self.path
-            names = (json.loads(line)[0] for _, line in islice(self.lines(part.mark), part.rows))
-        while some := list(islice(names, size)):
-            shown = [os.fsencode(name).decode("utf-8", "replace") for name in some]
-            yield self._decoded(shown, [(root / name).read_bytes for name in some], shown)
-
-
-def listed(root: Path, suffixes: Sequence[str], listing: Path) -> tuple[int, int, str]:
-    """Write the files below a folder, sorted, with sizes and times: how many, how many are of no use, the digest."""
-    import hashlib
-
-    used, other, digest = 0, 0, hashlib.sha256()
-    with listing.open("w", encoding="ascii") as out:
-        for folder, folders, files in os.walk(root, onerror=_raised):
-            folders[:] = sorted(name for name in folders if name[0] != ".")
-            for name in sorted(name for name in files if name[0] != "."):
-                if not name.lower().endswith(tuple(suffixes)):
-                    other += 1
-                    continue
-                path = Path(folder, name)
-                try:
-                    about = [path.stat().st_size, path.stat().st_mtime_ns]
-                except OSError:  # told when it is read
-                    about = []
-                line = json.dumps([str(path.relative_to(root)), *about]) + "\n"
-                digest.update(line.encode())
-                out.write(line)
-                used += 1
-    return used, other, digest.hexdigest()
-
-
-def _raised(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def row_file(path: Path, longest: int = 0) -> RowFile:

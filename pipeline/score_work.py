@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.params import UserError
+from pipeline.score_files import FilesReader
 from pipeline.score_inputs import (
-    IMAGES,
     LINES,
     REQUESTS,
     TABLES,
-    FilesReader,
     LinesReader,
     Part,
     Reader,
@@ -227,6 +226,3 @@ def finished(folder: Path, parts: list[Part]) -> Iterator[Outcome]:
             int(about[b"wrong"]),
             about[b"reason"].decode("utf-8", "replace"),
         )
-
-
-__all__ = ["IMAGES", "Job", "Outcome", "finished", "reader", "requests_of", "schema_of", "score_part"]

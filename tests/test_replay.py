@@ -13,11 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from pipeline import origin, tracking
-from pipeline.core.params import UserError
+from pipeline.core.params import UserError, validate
 from pipeline.replay import FACTS, Outcome, judged, recorded, replay
-from pipeline.replay_clone import SCRATCH, clone, command, lay_data, scratch, write_params
+from pipeline.replay_clone import OURS, SCRATCH, UNLIMITED, clone, command, lay_data, scratch, write_params
+from pipeline.tune import Tune
+from tests.project import ROOT
 from tests.recipes import standing_in
 from tests.road import Road
 
@@ -161,3 +164,20 @@ def test_the_patch_holds_all_that_is_not_committed(tmp_path: Path, monkeypatch: 
     assert (project / "pipeline/a.py").read_bytes() == b"\x00\xff2\n"
     assert (project / "pipeline/new.py").read_text() == "2\n"
     assert (project / "params.yaml").read_text() == "1\n"
+
+
+def test_the_clone_s_parameters_are_the_run_s_with_stores_of_its_own(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("path: data/raw", "path: ../raw")
+    text = text.replace("uri: sqlite:///mlflow.db", "uri: http://store:5000")
+    given = yaml.safe_load(text)
+    for search in (False, True):
+        write_params(tmp_path, text, {"trials": 5}, search)
+        written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        assert written["tracking"] == {**given["tracking"], **OURS}
+        assert written["data"]["path"] == str(Path("../raw").resolve())
+        tune = {**given["tune"], "trials": 5, "minutes": UNLIMITED} if search else given["tune"]
+        assert written["tune"] == tune
+        assert {key: written[key] for key in ("model", "train", "seed")} == {
+            key: given[key] for key in ("model", "train", "seed")
+        }
+    validate(Tune, written["tune"], "tune")

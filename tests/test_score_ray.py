@@ -13,7 +13,8 @@ import pytest
 
 from pipeline import engine
 from pipeline.core.params import UserError
-from pipeline.score import Asked, score
+from pipeline.score import score
+from pipeline.score_plan import Asked
 from tests.bundles import write_bundle
 from tests.modalities import table_spec
 from tests.stores import free_port

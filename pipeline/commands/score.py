@@ -65,7 +65,8 @@ def score(
 
 def _score(path: Path, out: Path, folder: Path, columns: dict[str, Any], strict: bool, force: bool, workers: int,
            ray: str | None) -> None:  # fmt: skip
-    from pipeline.score import Asked, cores, score
+    from pipeline.score import cores, score
+    from pipeline.score_plan import Asked
 
     asked = Asked(path, out, folder, columns, strict, force, workers or cores(), ray)
     done = score(asked, lambda step: typer.echo(step, err=True))
