@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import (
+    canary,
     data,
     imbalance,
     memory,
@@ -35,6 +36,7 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
 }
