@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import (
+    canary,
     data,
     front,
     imbalance,
@@ -37,6 +38,7 @@ ALL = {
     "soak": soak.run,
     "rolling": rolling.run,
     "front": front.run,
+    "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
 }

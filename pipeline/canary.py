@@ -22,6 +22,7 @@ from pipeline.canary_record import RECORD, STOP, End, Look, Plan, withdraw, writ
 from pipeline.canary_statistics import decide
 from serving.config import ServerError
 from serving.deploy import Rollout
+from serving.management import ManagementError
 from serving.process import running
 from serving.state import read_models
 from serving.worker.route import ROUTES, Route
@@ -152,20 +153,24 @@ class Trial:
         write_whole(self.rollout.folder / ROUTES, asdict(route))
 
     def _ended(self, look: Look) -> End | None:
+        if (self.folder / STOP).exists():
+            return "withdrawn"
+        if self._lost():
+            raise ServerError(
+                f"the server lost version {self.version} (did it start again?): the trial is withdrawn"
+            )
         if look.decision == "promote":
             return "promoted"
         if look.decision == "roll back":
             return "rolled back"
-        if (self.folder / STOP).exists():
-            return "withdrawn"
-        if look.elapsed >= self.plan.minutes * 60:
-            return "inconclusive"
-        known = self.rollout.management.versions(self.name)
-        if self.version not in known:
-            raise ServerError(
-                f"the server lost version {self.version} (did it start again?): the trial is withdrawn"
-            )
-        return None
+        return "inconclusive" if look.elapsed >= self.plan.minutes * 60 else None
+
+    def _lost(self) -> bool:
+        """True where the server says that it does not run the challenger; one that is slow to answer says nothing."""
+        try:
+            return self.rollout.management.version(self.name, self.version) is None
+        except ManagementError:
+            return False
 
     def _wait(self) -> None:
         end = time.monotonic() + self.plan.look

@@ -52,7 +52,7 @@ class TrialLog:
         """What the champion answered to its control group, in one pass of `took` milliseconds."""
         self._passes += 1
         rows = [
-            [request.id, "ok", said(json.loads(reply.body))]
+            [request.id, "ok", said(reply.said)]
             if reply.status == 200
             else [request.id, "refused" if reply.status < 500 else f"failed: status {reply.status}", None]
             for request, reply in zip(requests, replies, strict=True)
