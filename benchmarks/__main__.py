@@ -13,12 +13,14 @@ import psutil
 
 from benchmarks import (
     data,
+    front,
     imbalance,
     memory,
     quality,
     rareimages,
     road,
     rolling,
+    scoring,
     serving,
     soak,
     training,
@@ -34,6 +36,8 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "front": front.run,
+    "scoring": scoring.run,
     "serving": serving.run,
 }
 RESULTS = Path(__file__).parent / "results"

@@ -88,7 +88,7 @@ class Supervisor:
             ServerError: it cannot start, or restarts do not help.
             Ended: SIGTERM or SIGINT came.
         """
-        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings):
+        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings, self.plan.kind):
             self._start(progress)
             ready()
             log.info("serving, pid %s", os.getpid())
@@ -110,6 +110,9 @@ class Supervisor:
                 wrong = health.look()
             except ServerError as error:
                 log.warning("%s", error)
+                continue
+            except Exception:  # a look that fails must not end what serves
+                log.exception("it could not be told whether the server answers")
                 continue
             if wrong and self._server.wait(0) is None:
                 return wrong
@@ -135,7 +138,7 @@ class Supervisor:
             stop(self.folder, patience=END)
             try:
                 self._start()
-            except (ServerError, RequestError, OSError) as error:
+            except (ServerError, RequestError, OSError, psutil.Error) as error:
                 reason = str(error)
                 continue
             log.info("answers again after %.1f s", time.monotonic() - began)
