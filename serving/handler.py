@@ -31,8 +31,10 @@ def _load(folder: str, name: str) -> Worker:
     sys.path.insert(0, folder)
     for module in [each for each in sys.modules if each == "serving" or each.startswith("serving.")]:
         del sys.modules[module]
+    from serving.worker.reading import read_ahead
     from serving.worker.worker import Worker
 
+    read_ahead()
     state = os.environ.get("FAIRLEAD_STATE")
     return Worker(Path(folder) / "bundle", threads=1, state=Path(state) if state else None, name=name)
 

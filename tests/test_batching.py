@@ -13,6 +13,7 @@ import pytest
 from serving import batching
 from serving.config import ServerError, ServerSettings, class_path, find_torchserve
 from serving.server import TorchServe
+from serving.worker.reading import ReadAhead
 from tests.live import PNG, processes_of, same_answer, settings_of
 
 SERVER = find_torchserve() / "ts/frontend/model-server.jar"
@@ -39,6 +40,33 @@ def test_another_torchserve_is_refused_and_a_delay_needs_no_change(
         class_path(find_torchserve(), tmp_path, ServerSettings(max_batch_delay=0))
     assert class_path(find_torchserve(), tmp_path, ServerSettings(max_batch_delay=1)) == str(SERVER)
     assert not list(tmp_path.iterdir())
+
+
+class Pieces:
+    """A connection that gives its bytes in these pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.calls = 0
+
+    def recv(self, size: int, /) -> bytes:
+        self.calls += 1
+        piece = self.pieces.pop(0) if self.pieces else b""
+        assert len(piece) <= size
+        return piece
+
+
+def test_a_message_is_read_whole_however_it_comes() -> None:
+    whole, torn = Pieces(b"abcdefgh"), Pieces(b"a", b"bcd", b"efgh")
+    for connection in (whole, torn):
+        read = ReadAhead()
+        assert [bytes(read(connection, length)) for length in (2, 0, 5, 1)] == [b"ab", b"", b"cdefg", b"h"]
+    assert (whole.calls, torn.calls) == (1, 3)
+    with pytest.raises(SystemExit) as ended:
+        ReadAhead()(Pieces(b"abc"), 4)
+    assert ended.value.code == 0
+    large = bytes(range(256)) * 1024
+    assert bytes(ReadAhead()(Pieces(large), len(large))) == large
 
 
 def test_a_server_runs_the_changed_class_and_answers_lone_and_busy(archive: Path, bundle: Path) -> None:
