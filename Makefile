@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint serve stop ui report schema deps bench clean purge
+.PHONY: help install repro test lint audit serve stop ui report schema deps bench clean purge
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: $(VENV)/.installed-dev ## Ruff and mypy
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+audit: $(VENV)/.installed-dev ## Ask the public advisories about every installed package (needs the network)
+	@python -m pip_audit --progress-spinner off --skip-editable
 
 serve: $(VENV)/.installed ## Start TorchServe with the promoted model
 	@fairlead serve up

@@ -23,6 +23,7 @@ PACKAGE = (
     *(f"{part}/{path.name}" for part in ("inputs", "worker") for path in sorted((CODE / part).glob("*.py"))),
 )
 UNUSED = ("golden", "model.pt2", "weights.safetensors")  # the handler answers from `model.onnx` alone
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a model or a version: a part of addresses and of paths
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
@@ -43,10 +44,12 @@ def build_archive(bundle: Path, archive: Path, name: str) -> None:
         name: the model's name, the last part of the server's address.
 
     Raises:
-        ArchiveError: the bundle lacks a file or a version, or the name cannot stand in an address.
+        ArchiveError: the bundle lacks a file or a version or holds a link, or the name cannot stand in an address.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not NAME.fullmatch(name):
         raise ArchiveError(f"the model's name may hold letters, digits, '.', '_' and '-'; found {name!r}")
+    if links := [path for path in bundle.rglob("*") if path.is_symlink()]:
+        raise ArchiveError(f"a bundle holds files, no links to others: remove {links[0]}")
     for needed in ("bundle.json", "spec.json", "model.onnx"):
         if not (bundle / needed).is_file():
             raise ArchiveError(f"the bundle {bundle} has no '{needed}'; run the export stage again")
@@ -73,11 +76,18 @@ def read_manifest(archive: Path) -> tuple[str, str]:
     try:
         with zipfile.ZipFile(archive) as packed:
             model = json.loads(packed.read(MANIFEST))["model"]
-            return str(model["modelName"]), str(model["modelVersion"])
+            name, version = str(model["modelName"]), str(model["modelVersion"])
     except FileNotFoundError:
         raise ArchiveError(f"there is no archive {archive}; run 'dvc repro' first") from None
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"{archive} is not a TorchServe archive: {error}") from None
+    for found in (name, version):
+        if not NAME.fullmatch(found):  # it becomes a part of paths
+            raise ArchiveError(
+                f"{archive} names its model {name!r}, version {version!r}; only letters, digits, '.', '_' and '-' "
+                "may stand there"
+            )
+    return name, version
 
 
 def _manifest(name: str, version: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from serving.client import Client, RequestError, read_endpoint, read_token
+from serving.client import Client, Kind, RequestError, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 from serving.front import Front
 from serving.metrics import CONTENT_TYPE, clear, page
@@ -21,12 +21,13 @@ FRESH = 1.0  # seconds that what was found of a server's readiness holds
 
 
 @contextlib.contextmanager
-def edge(folder: Path, settings: ServerSettings) -> Iterator[None]:
+def edge(folder: Path, settings: ServerSettings, kind: Kind) -> Iterator[None]:
     """Serve `/metrics` and `/ready`, and run the front, until the end of the context.
 
     Args:
         folder: the server's state folder.
         settings: section `server` of `params.yaml`.
+        kind: which server; TorchServe has a page of its own.
 
     Raises:
         ServerError: a port is taken, or the front cannot start.
@@ -34,7 +35,7 @@ def edge(folder: Path, settings: ServerSettings) -> Iterator[None]:
     clear(folder)
     own = f"http://{settings.host}:{settings.metrics_port}/metrics"
     with contextlib.ExitStack() as held:
-        served = serve_page(folder, settings, own if settings.kind == "torchserve" else None)
+        served = serve_page(folder, settings, own if kind == "torchserve" else None)
         held.callback(served.server_close)
         held.callback(served.shutdown)
         if settings.front:

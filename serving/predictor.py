@@ -50,6 +50,9 @@ def pt2_forward(bundle: Path, threads: int) -> Forward:
     """The exported program (`torch.export`), on the CPU."""
     import torch
 
+    from serving.program import check_program
+
+    check_program(bundle / "model.pt2")
     return _torch_forward(torch.export.load(bundle / "model.pt2").module(), threads)
 
 

@@ -88,8 +88,7 @@ class Supervisor:
             ServerError: it cannot start, or restarts do not help.
             Ended: SIGTERM or SIGINT came.
         """
-        settings = self.plan.settings.model_copy(update={"kind": self.plan.kind})
-        with self._alone(), self._recorded(), edge(self.folder, settings):
+        with self._alone(), self._recorded(), edge(self.folder, self.plan.settings, self.plan.kind):
             self._start(progress)
             ready()
             log.info("serving, pid %s", os.getpid())

@@ -152,3 +152,16 @@ def test_many_rows_are_as_lone_ones_to_the_bit(workers: dict[str, Worker], tmp_p
         (alone,) = predictor.answer([f"1,{value},true,red".encode()])
         assert isinstance(alone, dict)
         assert each["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+
+
+def test_every_request_of_a_batch_gets_its_own_rows(workers: dict[str, Worker]) -> None:
+    yes, no = "1,0.9,true,red\n", "1,0.1,true,red\n"
+    bodies = [yes + no, yes, no + no + yes, "x,1,,\n1,1,,", no, no + yes]
+    asked = [Request(str(at), body.encode()) for at, body in enumerate(bodies)]
+    labels: list[Any] = []
+    for at, reply in enumerate(workers["table"].answer(asked)):
+        told = json.loads(reply.body)
+        assert told["request_id"] == str(at)
+        found = told.get("predictions", [told])
+        labels.append([each.get("label") for each in found])
+    assert labels == [["yes", "no"], ["yes"], ["no", "no", "yes"], [None], ["no"], ["no", "yes"]]

@@ -105,6 +105,26 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def token(
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make new tokens; the old ones end at once.")
+    ] = False,
+) -> None:
+    """Say where the tokens are, and change them without a restart."""
+    with told():
+        from pipeline.core.params import section
+        from pipeline.endpoint import FOLDER
+        from serving.client import KEY_FILE, read_token
+        from serving.config import ServerSettings
+        from serving.tokens import rotate as change
+
+        if rotate:
+            change(FOLDER, section("server", ServerSettings).token_minutes)
+        read_token(FOLDER)
+        typer.echo(f"{'new tokens' if rotate else 'the tokens are'} in {FOLDER / KEY_FILE}")
+
+
+@app.command()
 def history(
     name: Annotated[str, typer.Option("--name", help="One model only.")] = "", as_json: AsJson = False
 ) -> None:

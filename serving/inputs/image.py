@@ -17,6 +17,14 @@ from serving.inputs.body import BadInput, is_json, only_key, parse_json
 from serving.inputs.spec import DataSpec, ImageInput
 
 FORMATS = ("PNG", "JPEG")
+MOST_PIXELS = (
+    50_000_000  # a few hundred KB can hold as many: they would take seconds, and gigabytes of memory
+)
+SCAN, MOST_SCANS = (
+    b"\xff\xda",
+    100,
+)  # a progressive JPEG has about 10; each is a pass over all pixels, in 33 bytes
+STRIP = 256  # rows of a picture that are laid on its background at once
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError)
 
 UPRIGHT = {
@@ -50,6 +58,11 @@ def decode_image(raw: bytes, image: ImageInput) -> np.ndarray:
         raise BadInput(f"not a PNG or JPEG image (it begins with {raw[:8]!r})") from None
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise BadInput(f"the image header cannot be read: {error}") from None
+    if (pixels := picture.width * picture.height) > MOST_PIXELS:
+        raise BadInput(f"the image has {pixels} pixels; expected {MOST_PIXELS} at most")
+    scans = raw.count(SCAN) if picture.format == "JPEG" else 1
+    if scans > MOST_SCANS or scans * pixels > 12 * MOST_PIXELS:
+        raise BadInput(f"the JPEG has {scans} scans of {pixels} pixels, which would take too long to decode")
     short, long = sorted(picture.size)
     if short < image.min_side or long > image.max_side:
         raise BadInput(
@@ -70,17 +83,27 @@ def _to_array(picture: Image.Image, image: ImageInput) -> np.ndarray:
     if turn is not None:  # not ImageOps.exif_transpose: it writes the EXIF anew and fails on odd tags
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        below = Image.new("RGBA", picture.size, (image.background,) * 3 + (255,))
-        picture = Image.alpha_composite(below, picture.convert("RGBA"))
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     mode = "L" if image.channels == 1 else "RGB"
+    if picture.has_transparency_data:
+        picture = _opaque(picture, image, mode)
     if picture.mode != mode:  # converting to the same copies
         picture = picture.convert(mode)
     if picture.size != (image.width, image.height):
         picture = picture.resize((image.width, image.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.uint8)
     return pixels[None] if image.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _opaque(picture: Image.Image, image: ImageInput, mode: str) -> Image.Image:
+    """A picture laid on its background, strip by strip, as the whole would take four times its memory."""
+    whole = Image.new(mode, picture.size)
+    for top in range(0, picture.height, STRIP):
+        box = (0, top, picture.width, min(top + STRIP, picture.height))
+        strip = picture.crop(box).convert("RGBA")
+        below = Image.new("RGBA", strip.size, (image.background,) * 3 + (255,))
+        whole.paste(Image.alpha_composite(below, strip).convert(mode), box)
+    return whole
 
 
 def encode_png(array: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.inputs.spec import DataSpec, Transform
-from serving.worker.messages import Reply, Request
+from serving.worker.messages import PROBE, Reply, Request
 from serving.worker.metrics import Metrics
 from serving.worker.options import read_options
 from serving.worker.record import RequestLog
@@ -87,11 +87,12 @@ class Observer:
         if seconds is not None:
             metrics.observe("fairlead_request_seconds", (*model, kind), [seconds], len(replies))
             metrics.observe("fairlead_batch_size", (*model, kind), [len(replies)])
-        good = [each for reply in replies for each in every(reply.said)]
+        pairs = list(zip(requests, replies, strict=True))
+        # Our own probe asks the same again and again, which is no drift.
+        good = [each for request, reply in pairs if request.id != PROBE for each in every(reply.said)]
         if kind in COUNTED and good:
             self._distribution(model, good)
         if log := self._reporter.log:
-            pairs = zip(requests, replies, strict=True)
             entries = [(request.id, reply.status, told(reply)) for request, reply in pairs]
             log.add(kind, self.model, version, seconds or 0.0, entries)
 

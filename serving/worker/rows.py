@@ -23,15 +23,20 @@ SHARE = 0.3  # of the time that a batch has, for all the rows of a kind in it; t
 PIECE = 64  # rows between two looks at the clock
 TOLD = 5  # wrong rows that an error names
 Part = np.ndarray | BadInput
+NOT_FINITE = "the model has no finite answer to these values: some are too large for it"
 
 
 class TooSlow(BadInput):
     """More rows than the model answers in time."""
 
 
+class Busy(BadInput):
+    """A request that others in its batch left no time for."""
+
+
 def status_of(error: BadInput) -> int:
     """HTTP's status for what is wrong with a request."""
-    return 413 if isinstance(error, TooSlow) else 400
+    return {TooSlow: 413, Busy: 503}.get(type(error), 400)
 
 
 def rows_in(body: Body, spec: DataSpec) -> list[Body] | None:
@@ -126,6 +131,8 @@ def _read(
     try:
         bodies = rows_in(request.body, predictor.spec)
         if bodies is None:
+            if time.monotonic() > deadline:
+                raise Busy("requests before this one took the time of its batch; ask again")
             return False, [predictor.decode(request.body)]
         return True, decoded(predictor.decode, bodies, deadline)
     except BadInput as error:
@@ -193,7 +200,9 @@ def _within(predictor: Predictor, rows: list[np.ndarray], deadline: float) -> Pa
 def _forward(predictor: Predictor, rows: Sequence[np.ndarray]) -> list[Part]:
     """Outputs (1, K) of each row; where the graph itself refuses values, such as unknown tokens, of those it takes."""
     try:
-        return list(np.split(predictor.outputs(gather(rows, predictor.spec.input)), len(rows)))
+        found = predictor.outputs(gather(rows, predictor.spec.input))
+        finite = np.isfinite(found).all(axis=1)
+        return [found[at : at + 1] if finite[at] else BadInput(NOT_FINITE) for at in range(len(found))]
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's own classes derive from nothing narrower
