@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from serving.client import Client, Endpoint, RequestError, read_endpoint, read_token
+from serving.client import Client, Endpoint, RequestError, plain_http, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 from serving.management import Registered
 from serving.servers import management
@@ -116,7 +116,8 @@ class Health:
 
 def _counters(endpoint: Endpoint, seconds: float) -> dict[str, float]:
     """Microseconds that each model has spent on answers: they grow with each answer, and with no failure."""
-    text = httpx.get(f"{endpoint.metrics_url}/metrics", timeout=seconds, trust_env=False).text
+    url = endpoint.metrics_url
+    text = httpx.get(f"{url}/metrics", timeout=seconds, trust_env=False, verify=not plain_http(url)).text
     found: dict[str, float] = {}
     for name, value in ANSWERED.findall(text):
         found[name] = found.get(name, 0.0) + float(value)

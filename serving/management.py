@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.client import RequestError, read_endpoint, read_token
+from serving.client import RequestError, plain_http, read_endpoint, read_token
 from serving.config import ServerError, ServerSettings
 
 READY = "READY"
@@ -65,9 +65,8 @@ class Management:
 
     def __init__(self, folder: Path, timeout: float = 30.0) -> None:
         self._folder = folder
-        self._http = httpx.Client(
-            base_url=read_endpoint(folder).management_url, timeout=timeout, trust_env=False
-        )
+        url = read_endpoint(folder).management_url
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=not plain_http(url))
 
     def names(self) -> list[str]:
         """Every model's name."""

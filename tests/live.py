@@ -109,8 +109,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def until(what: Callable[[], bool]) -> None:
-    """Wait for what must come, for a minute at most."""
-    end = time.monotonic() + 60
+    """Wait for what must come, for two minutes at most."""
+    end = time.monotonic() + 120
     while not what():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)
