@@ -11,7 +11,20 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, imbalance, memory, quality, rareimages, road, rolling, soak, training
+from benchmarks import (
+    data,
+    front,
+    imbalance,
+    memory,
+    quality,
+    rareimages,
+    road,
+    rolling,
+    scoring,
+    serving,
+    soak,
+    training,
+)
 
 ALL = {
     "training": training.run,
@@ -23,6 +36,9 @@ ALL = {
     "rareimages": rareimages.run,
     "soak": soak.run,
     "rolling": rolling.run,
+    "front": front.run,
+    "scoring": scoring.run,
+    "serving": serving.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,23 +50,28 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="how long 'soak' goes on; one round at least"
     )
+    serving.options(parser)
     given = parser.parse_args()
     names = given.names or list(ALL)
     unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
+    runs = ALL | {"soak": lambda: soak.run(given.minutes), "serving": lambda: serving.run(given)}
     RESULTS.mkdir(exist_ok=True)
     for name in names:
-        figures = soak.run(given.minutes) if name == "soak" else ALL[name]()
+        figures = runs[name]()
         about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
             f"{platform.machine()}, Python {platform.python_version()}",
         }
-        (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+        if not (name == "serving" and serving.partial(given)):
+            (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
         width = max(map(len, figures))
         print(f"\n{name}  ({about['machine']})")
         for key, value in figures.items():
+            if isinstance(value, dict | list):
+                continue  # in the file
             print(
                 f"  {key:{width}}  {value:,.3f}" if isinstance(value, float) else f"  {key:{width}}  {value}"
             )

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -20,6 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 2  # tasks a worker that are handed out before their results are taken
 RETRIES = 5  # of a task whose machine was lost
+REACH = 10  # seconds until a cluster that does not answer is given up
 
 
 def on_processes(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
@@ -115,6 +117,12 @@ def _join(ray: Any, address: str) -> None:
     import pipeline
     import serving
 
+    if ":" in address:  # Ray itself tries for minutes
+        host, _, port = address.rpartition("/")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"no Ray cluster answers at '{address}': {error}") from None
     # Workers elsewhere need this very code.
     code = [str(Path(package.__path__[0])) for package in (pipeline, serving)]
     plain: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -73,6 +73,10 @@ class GrpcClient:
             RequestError: the folder describes no server, it is down, or has no port of its own for gRPC.
         """
         endpoint = read_endpoint(folder)
+        if endpoint.kind == "onnx":
+            raise RequestError(
+                "the server has no gRPC of its own; 'fairlead serve grpc' answers tritonclient before it"
+            )
         found = PORT.search((folder / CONFIG).read_text()) if (folder / CONFIG).exists() else None
         if found is None or found[1] == "0":
             raise RequestError(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -106,12 +107,12 @@ class Front:
     def model_infer(self, request: Any, token: str) -> Any:
         """An inference; TorchServe takes a version at `/predictions` alone."""
         body, headers = to_http(request)
-        version = f"/versions/{request.model_version}" if request.model_version else ""
+        name, version = quote(request.model_name, safe=""), quote(request.model_version, safe="")
+        path = f"/v2/models/{name}{f'/versions/{version}' if version else ''}/infer"
         given = {"content": body, "headers": headers}
-        response = self._sent("POST", f"/v2/models/{request.model_name}{version}/infer", token, **given)
+        response = self._sent("POST", path, token, **given)
         if response.status_code == 501:
-            path = f"/predictions/{request.model_name}/{request.model_version}"
-            response = self._sent("POST", path, token, **given)
+            response = self._sent("POST", f"/predictions/{name}/{version}", token, **given)
         if response.status_code != 200:
             raise Refused(*_reason(response))
         return self._from_http(response)
@@ -163,9 +164,15 @@ class Front:
 
 
 def to_http(request: Any) -> tuple[bytes, dict[str, str]]:
-    """A `ModelInferRequest` as a body with its values in binary, and the headers that say so."""
+    """A `ModelInferRequest` as a body with its values in binary, and the headers that say so.
+
+    Raises:
+        Refused: raw contents that are not one for each input.
+    """
     inputs, tail = [], b""
     raws = list(request.raw_input_contents)
+    if raws and len(raws) != len(request.inputs):
+        raise Refused(400, f"{len(raws)} raw contents for {len(request.inputs)} inputs; expected one each")
     for at, tensor in enumerate(request.inputs):
         entry: dict[str, Any] = {
             "name": tensor.name,

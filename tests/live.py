@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -118,3 +119,13 @@ def until(what: Callable[[], bool]) -> None:
 def closed(url: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", httpx.URL(url).port or 0)) != 0
+
+
+def explained(client: httpx.Client, path: str, **given: Any) -> httpx.Response:
+    """An explanation, asked for until the worker has loaded captum."""
+    for _ in range(60):
+        answer = client.post(path, **given)
+        if answer.status_code != 503:
+            break
+        time.sleep(1)
+    return answer

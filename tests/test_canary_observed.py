@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.canary_labels import LABELS, add_labels, missed, read_feedback
 from pipeline.canary_observed import Margins, Observations
-from pipeline.canary_statistics import decide
+from pipeline.canary_statistics import decide, rates
 from pipeline.core.params import UserError
 
 MARGINS = Margins(alpha=0.05, errors=0.02, latency=0.25, quality=0.05)
@@ -84,6 +84,14 @@ def test_errors_and_latency_of_two_arms(folder: Path) -> None:
     assert by_name(seen(folder))["latency"].verdict == "harm"
     write(folder, "challenger", [[f"x{at}", "failed: timeout", None] for at in range(60)], ms=None)
     assert by_name(seen(folder))["errors"].verdict == "harm"
+
+
+def test_a_harm_must_be_surer_as_there_are_three_to_look_for(folder: Path) -> None:
+    write(folder, "control", [[f"a{at}", "ok", "1"] for at in range(300)])
+    write(folder, "challenger", [[f"b{at}", "failed: x" if at < 9 else "ok", "1"] for at in range(300)])
+    errors = by_name(seen(folder))["errors"]
+    assert errors.low == rates((0, 300), (9, 300), MARGINS.alpha / 3)[1]
+    assert errors.high == rates((0, 300), (9, 300), MARGINS.alpha)[2]
 
 
 def test_a_pass_of_more_rows_may_take_longer(folder: Path) -> None:

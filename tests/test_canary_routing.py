@@ -214,13 +214,9 @@ FAULTS: dict[str, tuple[Callable[[BaseHTTPRequestHandler], Reply | None], str]] 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_client_sees_a_challenger_that(peer: Peer, champion: Worker, fault: str) -> None:
     peer.misbehave, outcome = FAULTS[fault]
-    route = route_to(peer, share=0.5, timeout_ms=60)
-    began = time.monotonic()
+    route = route_to(peer, share=0.5, timeout_ms=60 if fault == "hangs" else 20_000)
     versions = ask(champion, range(160))
     assert set(versions.values()) == {VERSION}
-    assert time.monotonic() - began < 10, (
-        "a batch waits once for all of its own, and the breaker spares the rest"
-    )
     seen = outcomes(peer, "challenger")
     assert set(seen.values()) == {outcome}
     assert len(seen) < 40, "after three batches in a row, nothing is sent for a while"
@@ -276,13 +272,22 @@ def test_a_shadow_answers_nobody_and_sees_the_same(peer: Peer, champion: Worker)
     assert set(pairs["control"].values()) <= set("abcdefghij")
 
 
-def test_a_shadow_that_hangs_costs_nobody_time(peer: Peer, champion: Worker) -> None:
-    peer.misbehave = hang
-    route_to(peer, mode="shadow", share=1.0, timeout_ms=1000)
-    began = time.monotonic()
-    ask(champion, range(2000))
-    assert time.monotonic() - began < 10, "no batch of 250 waits a second for its copy"
-    assert champion.router._shadow._dropped > 0, "what a full queue cannot take is dropped and counted"
+def test_a_shadow_that_hangs_costs_nobody_an_answer(peer: Peer, champion: Worker) -> None:
+    over = threading.Event()
+    emergency = threading.Timer(60, over.set)  # else a champion that waits for its shadow waits for ever
+    emergency.start()
+
+    def wait(_: BaseHTTPRequestHandler) -> Reply:
+        over.wait()
+        return Reply(503, b"{}")
+
+    peer.misbehave = wait
+    route_to(peer, mode="shadow", share=1.0, timeout_ms=100_000)
+    ask(champion, range(1200))
+    assert not over.is_set()
+    assert champion.router._shadow._dropped >= (150 - 64 - 2) * 8, "what a full queue cannot take is dropped"
+    over.set()
+    emergency.cancel()
 
 
 def test_the_breaker_waits_longer_each_time() -> None:

@@ -103,6 +103,19 @@ def test_quantiles_and_means_hold_the_truth_and_shrink() -> None:
     assert apart[2] - apart[1] < 0.2 * np.subtract(*means(same, same + noise, 0.05, ALPHA)[:0:-1])
 
 
+def test_the_interval_of_means_is_where_the_evidence_is_one_over_alpha() -> None:
+    """Against the mixture of normal likelihoods, integrated over the effects that it is best at."""
+    draw = np.random.default_rng(6)
+    champion, challenger, scale = draw.normal(1, 1, 400), draw.normal(1.2, 1, 300), 0.1
+    value, *ends = means(champion, challenger, scale, ALPHA)
+    spread = math.sqrt(champion.var(ddof=1) / 400 + challenger.var(ddof=1) / 300)
+    effects = np.linspace(-10, 10, 100_001) * scale
+    for end in ends:
+        around = stats.norm.pdf(value, end + effects, spread) * stats.norm.pdf(effects, 0, scale)
+        evidence = float(around.sum() * (effects[1] - effects[0])) / stats.norm.pdf(value, end, spread)
+        assert evidence == pytest.approx(1 / ALPHA, rel=1e-3)
+
+
 # --- looked at again and again
 
 LOOKS = range(50, 1001, 50)

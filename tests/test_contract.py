@@ -19,7 +19,7 @@ from serving.predictor import Predictor
 from serving.process import running
 from serving.server import TorchServe
 from serving.servers import SERVERS
-from tests.live import IMAGE, JSON, PIXELS, PNG, VERSION, same_answer, settings_of
+from tests.live import IMAGE, JSON, PIXELS, PNG, VERSION, explained, same_answer, settings_of
 
 pytestmark = pytest.mark.slow
 LIMIT = 100_000
@@ -102,7 +102,7 @@ def test_ping_means_ready(raw: httpx.Client) -> None:
 
 
 def test_explanations_and_the_open_inference_protocol(raw: httpx.Client, bundle: Path) -> None:
-    told = raw.post("/explanations/digits", content=PNG, headers={"X-Request-Id": "why"}).json()
+    told = explained(raw, "/explanations/digits", content=PNG, headers={"X-Request-Id": "why"}).json()
     assert (told["request_id"], told["model_version"], told["method"]) == ("why", VERSION, "occlusion")
     assert np.array(told["attributions"]).shape == (28, 28)
     assert raw.get("/v2/health/ready").json() == {"ready": True}

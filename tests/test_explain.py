@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.inputs.image import encode_png
-from serving.worker import occluding
+from serving.worker import explain, occluding
 from serving.worker.messages import Request
 from serving.worker.rows import SHARE
 from serving.worker.worker import Worker
@@ -19,6 +20,11 @@ from tests.planted import CHANNEL, COLUMN, GRAPHS, PATCH, STEPS, WORD, picture, 
 
 ROW = b'{"age": 30, "income": 0.9, "member": true, "colour": "red"}'
 TEXT = f"The food was very {WORD} , and good".lower()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def captum() -> None:
+    assert explain.loaded(300)
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +130,20 @@ def test_what_cannot_be_explained_is_refused(workers: dict[str, Worker]) -> None
     assert "'target' must be a string" in ask(table, body, None, 400)["error"]
 
 
-def test_a_generator_has_nothing_to_explain(workers: dict[str, Worker], tmp_path: Path) -> None:
-    worker = Worker(planted(tmp_path, "image"))
-    worker.predictor.spec = worker.predictor.spec.model_copy(update={"task": "generation"})
-    assert "makes images" in ask(worker, b'{"label": "no"}', None, 400)["error"]
+def test_a_worker_that_still_loads_captum_asks_to_come_again(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    loading = threading.Thread(target=stop.wait, daemon=True)
+    loading.start()
+    monkeypatch.setattr(explain, "_loading", lambda: loading)
+    monkeypatch.setattr(workers["table"].predictor, "seconds", 0.1)
+    (reply,) = workers["table"].answer([Request("r1", ROW, {}, "explain")])
+    assert (reply.status, reply.headers) == (503, {"Retry-After": "2"})
+    stop.set()
+    loading.join()
+    monkeypatch.undo()
+    assert ask(workers["table"], ROW)["target"] == "yes"
 
 
 def test_slow_models_are_explained_more_coarsely_and_in_time(
@@ -149,6 +165,25 @@ def test_slow_models_are_explained_more_coarsely_and_in_time(
     assert scores[PATCH].mean() > 3 * np.abs(scores).mean()
     monkeypatch.setattr(predictor, "seconds", 0.1 / SHARE)
     assert "too little time" in ask(workers["image"], encode_png(picture()), None, 400)["error"]
+
+
+def test_explanations_that_find_no_time_in_their_batch_may_come_again(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = workers["table"].predictor
+    quick = predictor.outputs
+
+    def slow(rows: Any, chunk: int | None = None) -> np.ndarray:
+        time.sleep(0.02)
+        return quick(rows, chunk)
+
+    monkeypatch.setattr(predictor, "outputs", slow)
+    monkeypatch.setattr(predictor, "seconds", 0.4 / SHARE)
+    replies = workers["table"].answer([Request(str(at), ROW, {}, "explain") for at in range(8)])
+    assert {reply.status for reply in replies} <= {200, 503}
+    assert replies[0].status == 503, "an eighth of the time is too little"
+    assert json.loads(replies[0].body)["error"] == "too many explanations at once; ask again"
+    assert ask(workers["table"], ROW)["target"] == "yes"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 17, 100, 4096])

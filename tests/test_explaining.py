@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.explaining import draw, strongest
 from serving.inputs.image import encode_png
+from serving.worker.explain import loaded
 from serving.worker.messages import Request
 from serving.worker.worker import Worker
 from tests.planted import CHANNEL, COLUMN, WORD, picture, planted
@@ -46,6 +47,11 @@ EXPECTED = {
     "series": ("left", "right")[CHANNEL] + ", steps 6 to 8",
     "text": WORD,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def captum() -> None:
+    assert loaded(300)
 
 
 def red(path: Path) -> np.ndarray:

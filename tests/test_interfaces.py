@@ -23,12 +23,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from serving.archive import build_archive
-from serving.client import RequestError, read_token
+from serving.asgi.server import OnnxServer
+from serving.client import Client, RequestError, read_token
 from serving.grpc_client import METHOD, GrpcClient
 from serving.grpc_front import serve
 from serving.protos import torchserve
 from serving.server import TorchServe, free_ports, running
-from tests.live import settings_of
+from tests.live import explained, settings_of
 from tests.planted import COLUMN, planted
 
 pytestmark = pytest.mark.slow
@@ -121,11 +122,12 @@ def test_what_torchserve_does_not_answer_of_the_protocol(server: TorchServe, raw
 
 
 def test_an_explanation_names_the_column_that_decides_and_spoils_no_prediction(raw: httpx.Client) -> None:
+    explained(raw, "/explanations/table", content=ROW)
     with ThreadPoolExecutor(12) as pool:
-        explained = [pool.submit(raw.post, "/explanations/table", content=ROW) for _ in range(3)]
+        whys = [pool.submit(raw.post, "/explanations/table", content=ROW) for _ in range(3)]
         predicted = [pool.submit(raw.post, "/predictions/table", content=ROW) for _ in range(6)]
         broken = [pool.submit(raw.post, "/explanations/table", content=b"{}") for _ in range(3)]
-    for future in explained:
+    for future in whys:
         told = future.result().json()
         assert (told["target"], told["model_version"]) == ("yes", "1234abcd")
         assert max(told["attributions"], key=told["attributions"].get) == COLUMN
@@ -337,6 +339,11 @@ def test_plain_contents_are_taken_too_and_a_server_that_is_down_is_told(
             method = "/inference.GRPCInferenceService/ModelInfer"
             found = called(server, opened, method, asked, triton.ModelInferResponse)
             assert found.raw_output_contents[0] == b"\x03\0\0\0yes\x02\0\0\0no"
+            for wrong in ({"raw_input_contents": [b"", b""]}, {"model_name": "../table"}, {"model_name": ""}):
+                odd = triton.ModelInferRequest(**{"model_name": "table", **wrong}, inputs=asked.inputs)
+                with pytest.raises(grpc.RpcError) as refused:
+                    called(server, opened, method, odd, triton.ModelInferResponse)
+                assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
         client = over_grpc.InferenceServerClient(f"127.0.0.1:{alone.port}")
         assert client.is_server_live()
         assert not client.is_server_ready()
@@ -363,3 +370,44 @@ def test_the_command_speaks_the_protocol_before_the_server(server: TorchServe, t
                 ]
         finally:
             front.terminate()
+
+
+# --- the second server
+
+
+def test_tritonclient_gets_the_whole_protocol_of_the_second_server(
+    server: TorchServe, tmp_path: Path
+) -> None:
+    """Over HTTP of the server itself, over gRPC of the same front."""
+    with OnnxServer(server.archive, settings_of(), tmp_path / "state") as second:
+        endpoint = second.start(ROW, "application/json")
+        token = {"authorization": f"Bearer {read_token(second.folder)}"}
+        client = InferenceServerClient(endpoint.url.removeprefix("http://"))
+        assert client.is_server_live(headers=dict(token))
+        assert client.is_server_ready(headers=dict(token))
+        assert client.is_model_ready("table", headers=dict(token))
+        told = client.get_model_metadata("table", "1234abcd", headers=dict(token))
+        assert told["inputs"] == [{"name": "row", "datatype": "FP32", "shape": [-1, 4]}]
+        given = InferInput("row", [2, 4], "FP32")
+        given.set_data_from_numpy(TENSOR)
+        for version in ("", "1234abcd"):
+            found = client.infer("table", [given], version, headers=dict(token))
+            assert found.as_numpy("label").tolist() == [b"yes", b"no"]
+        client.close()
+        front = serve(second.folder, 0, server.settings.max_request_bytes)
+        try:
+            with over_grpc.InferenceServerClient(f"127.0.0.1:{front.port}") as asking:
+                assert asking.is_server_ready(headers=token)
+                assert asking.is_model_ready("table", headers=token)
+                assert asking.get_model_metadata("table", headers=token).platform == "onnxruntime_onnx"
+                for version in ("", "1234abcd"):
+                    found = asking.infer("table", [bodies(ROW)], version, headers=token)
+                    assert found.as_numpy("label").tolist() == [b"yes"]
+                with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*version: 9"):
+                    asking.infer("table", [bodies(ROW)], "9", headers=token)
+        finally:
+            front.stop(None).wait()
+        with Client.local(second.folder) as plain:  # which waits until captum is loaded
+            assert len(plain.predict(CSV)["predictions"]) == 2
+            attributions = plain.explain(ROW)["attributions"]
+            assert max(attributions, key=attributions.get) == COLUMN

@@ -182,3 +182,16 @@ def test_an_answer_that_is_no_number_is_none(
     replies = workers["table"].answer([Request(str(at), b"1,0.9,true,red") for at in range(3)])
     assert [reply.status for reply in replies] == [200, 400, 200]
     assert b"no finite answer" in replies[1].body
+
+
+def test_every_request_of_a_batch_gets_its_own_rows(workers: dict[str, Worker]) -> None:
+    yes, no = "1,0.9,true,red\n", "1,0.1,true,red\n"
+    bodies = [yes + no, yes, no + no + yes, "x,1,,\n1,1,,", no, no + yes]
+    asked = [Request(str(at), body.encode()) for at, body in enumerate(bodies)]
+    labels: list[Any] = []
+    for at, reply in enumerate(workers["table"].answer(asked)):
+        told = json.loads(reply.body)
+        assert told["request_id"] == str(at)
+        found = told.get("predictions", [told])
+        labels.append([each.get("label") for each in found])
+    assert labels == [["yes", "no"], ["yes"], ["no", "no", "yes"], [None], ["no"], ["no", "yes"]]

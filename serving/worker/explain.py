@@ -7,8 +7,11 @@ that the part speaks for what is explained. How many parts there are follows fro
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,26 +28,47 @@ from serving.worker.rows import NOT_FINITE, SHARE, rows_in
 TARGET = "x-explain-target"
 FEWEST, MOST = 16, 400  # forward passes of one explanation
 PIECE = 32  # passes that share a batch
+WAIT = 0.2  # of the time that a batch has, for captum
 METHOD = "occlusion"
+
+
+class Busy(BadInput):
+    """There is no time left of the batch's, and there would be alone."""
 
 
 def explain(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Explanations of single inputs; one that cannot be explained gets its own reason."""
+    if not loaded(WAIT * predictor.seconds):
+        reason = "captum is being loaded; ask again"
+        return [refused(503, reason, request, {"Retry-After": "2"}) for request in requests]
     deadline = time.monotonic() + SHARE * predictor.seconds
-    replies = []
+    replies: list[Reply] = []
     for done, request in enumerate(requests):
         seconds = (deadline - time.monotonic()) / (len(requests) - done)
-        if done and seconds <= 0:
-            replies.append(refused(503, "too many explanations at once; ask again", request))
-            continue
         try:
             body, target = _asked(request, predictor.spec)
             told = explained(predictor, body, target, seconds)
             head = {"model_version": predictor.version, "request_id": request.id}
             replies.append(limited(answered({**told, **head}), request))
+        except Busy as error:
+            replies.append(refused(503, error, request, {"Retry-After": "1"}))
         except BadInput as error:
             replies.append(refused(400, error, request))
     return replies
+
+
+@cache
+def _loading() -> threading.Thread:
+    thread = threading.Thread(target=import_module, args=("captum.attr",), name="captum", daemon=True)
+    thread.start()
+    return thread
+
+
+def loaded(seconds: float) -> bool:
+    """Whether captum is there, after a wait; with torch it may take as long as a worker has on a busy machine."""
+    thread = _loading()
+    thread.join(max(seconds, 0.0))
+    return not thread.is_alive()
 
 
 def _asked(request: Request, spec: DataSpec) -> tuple[Body, str | None]:
@@ -68,7 +92,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
     """What an answer depends on.
 
     Raises:
-        BadInput: the model makes images, the body cannot be decoded, or there is no such target.
+        BadInput: the model makes images, the body cannot be decoded, there is no such target, or never enough time.
+        Busy: there is not enough time now.
     """
     spec = predictor.spec
     if spec.task == "generation":
@@ -86,6 +111,8 @@ def explained(predictor: Predictor, body: Body, target: str | None, seconds: flo
     place = _target(spec, outputs, target)
     passes = int(min(MOST, seconds / max(one, 1e-6)))
     if passes < FEWEST:
+        if one * FEWEST < SHARE * predictor.seconds:
+            raise Busy("too many explanations at once; ask again")
         raise BadInput(
             f"the model takes {one:.2f} s for an answer, which leaves too little time to explain it"
         )

@@ -206,8 +206,9 @@ def _within(predictor: Predictor, rows: list[np.ndarray], deadline: float) -> Pa
 def _forward(predictor: Predictor, rows: Sequence[np.ndarray]) -> list[Part]:
     """Outputs (1, K) of each row; where the graph itself refuses values, such as unknown tokens, of those it takes."""
     try:
-        parts = np.split(predictor.outputs(gather(rows, predictor.spec.input)), len(rows))
-        return [part if np.isfinite(part).all() else BadInput(NOT_FINITE) for part in parts]
+        found = predictor.outputs(gather(rows, predictor.spec.input))
+        finite = np.isfinite(found).all(axis=1)
+        return [found[at : at + 1] if finite[at] else BadInput(NOT_FINITE) for at in range(len(found))]
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's own classes derive from nothing narrower
