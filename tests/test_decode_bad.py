@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import random
 import struct
@@ -40,7 +41,7 @@ def test_a_bad_picture_is_refused_with_a_reason(case: str) -> None:
             decode_json({"image": base64.b64encode(raw).decode()}, GREY)
 
 
-@pytest.mark.parametrize("size", [(12_000, 12_000), (12_000, 8), (8, 12_000), (8_193, 20)])
+@pytest.mark.parametrize("size", [(8_193, 6_000), (12_000, 8), (8, 12_000), (8_193, 20)])
 def test_too_long_a_side_is_refused_before_any_pixel_is_decoded(size: tuple[int, int]) -> None:
     """The file holds no pixels, so decoding them would find it truncated."""
     with pytest.raises(BadInput, match=f"{size[0]}x{size[1]} pixels"):
@@ -56,6 +57,21 @@ def test_a_bomb_within_the_longest_side_is_refused_undecoded() -> None:
         decode_image(png_header(30_000, 30_000), image)
     with pytest.raises(BadInput, match="exceeds limit"):
         decode_image(png_header(2**31 - 1, 2**31 - 1), GREY)
+
+
+def test_what_would_take_seconds_and_gigabytes_is_refused_undecoded() -> None:
+    """50 megapixels, or hundreds of passes of a JPEG over its pixels, fit in a few kilobytes."""
+    with pytest.raises(BadInput, match="50008000 pixels; expected 50000000 at most"):
+        decode_image(png_header(8_000, 6_251), GREY)
+    with pytest.raises(BadInput, match="truncated"):
+        decode_image(png_header(8_000, 6_250), GREY)
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64)).save(buffer, "JPEG", progressive=True)
+    raw = buffer.getvalue()
+    last = raw[raw.rfind(b"\xff\xda") : -2]
+    decode_image(raw[:-2] + last * 50 + b"\xff\xd9", GREY)
+    with pytest.raises(BadInput, match=r"scans of 4096 pixels"):
+        decode_image(raw[:-2] + last * 100 + b"\xff\xd9", GREY)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,35 @@ def test_many_rows_are_as_lone_ones_to_the_bit(workers: dict[str, Worker], tmp_p
         (alone,) = predictor.answer([f"1,{value},true,red".encode()])
         assert isinstance(alone, dict)
         assert each["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+
+
+def test_lone_requests_that_others_left_no_time_for_are_told_to_come_again(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a few large images may take all of it; a worker that is silent for too long would be ended."""
+    predictor = workers["table"].predictor
+    decode = predictor.decode
+    monkeypatch.setattr(predictor, "seconds", 0.001)
+    monkeypatch.setattr(predictor, "decode", lambda body: time.sleep(0.01) or decode(body))
+    replies = workers["table"].answer([Request(str(at), b"1,0.9,true,red") for at in range(3)])
+    assert [reply.status for reply in replies] == [200, 503, 503]
+    assert b"ask again" in replies[1].body
+
+
+def test_an_answer_that_is_no_number_is_none(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has no NaN, and a label of it would be a lie."""
+    predictor = workers["table"].predictor
+    outputs = predictor.outputs
+
+    def second_is_nan(rows: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(rows))[:, None] == 1, np.nan, outputs(rows))
+
+    monkeypatch.setattr(predictor, "outputs", second_is_nan)
+    replies = workers["table"].answer([Request(str(at), b"1,0.9,true,red") for at in range(3)])
+    assert [reply.status for reply in replies] == [200, 400, 200]
+    assert b"no finite answer" in replies[1].body
 
 
 def test_every_request_of_a_batch_gets_its_own_rows(workers: dict[str, Worker]) -> None:

@@ -122,8 +122,11 @@ def _changed(program: Path, folder: Path, change: Callable[[str, bytes], bytes],
     return path
 
 
-def test_a_program_of_ours_is_loaded(program: Path) -> None:
+def test_a_program_of_ours_is_loaded(program: Path, tmp_path: Path) -> None:
+    """`export` leaves the sample inputs out, of which an empty file is written."""
     check_program(program)
+    bare = _changed(program, tmp_path, lambda name, content: b"" if "sample_inputs" in name else content)
+    check_program(bare)
 
 
 @pytest.mark.parametrize("form", ["raw", "torch"])

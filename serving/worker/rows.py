@@ -109,7 +109,12 @@ def _lines(body: bytes, spec: DataSpec) -> list[Body] | None:
 def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
     """Predictions of raw bodies; a request that cannot be decoded gets its own 400 and spoils no other."""
     deadline = time.monotonic() + SHARE * predictor.seconds
-    asked = [_read(predictor, request, deadline) for request in requests]
+    asked: list[tuple[bool, list[np.ndarray] | BadInput]] = []
+    spent = 0.0  # on lone bodies, which have as much time among them as many rows have
+    for request in requests:
+        began = time.monotonic()
+        asked.append(_read(predictor, request, deadline, spent > max(0.0, SHARE * predictor.seconds)))
+        spent += 0.0 if asked[-1][0] else time.monotonic() - began
     groups = [rows for _, rows in asked if not isinstance(rows, BadInput)]
     found = iter(outputs_of(predictor, groups, deadline))
     replies = []
@@ -125,18 +130,19 @@ def predict(predictor: Predictor, requests: Sequence[Request]) -> list[Reply]:
 
 
 def _read(
-    predictor: Predictor, request: Request, deadline: float
+    predictor: Predictor, request: Request, deadline: float, busy: bool
 ) -> tuple[bool, list[np.ndarray] | BadInput]:
     """Whether it is a request of many rows, and its canonical rows or what is wrong with it."""
+    bodies = None
     try:
         bodies = rows_in(request.body, predictor.spec)
-        if bodies is None:
-            if time.monotonic() > deadline:
-                raise Busy("requests before this one took the time of its batch; ask again")
-            return False, [predictor.decode(request.body)]
-        return True, decoded(predictor.decode, bodies, deadline)
+        if bodies is not None:
+            return True, decoded(predictor.decode, bodies, deadline)
+        if busy:
+            raise Busy("requests before this one took the time of its batch; ask again")
+        return False, [predictor.decode(request.body)]
     except BadInput as error:
-        return False, error
+        return bodies is not None, error
 
 
 def decoded(
