@@ -14,6 +14,7 @@ import psutil
 from benchmarks import (
     canary,
     data,
+    front,
     imbalance,
     memory,
     quality,
@@ -37,6 +38,7 @@ ALL = {
     "soak": soak.run,
     "rolling": rolling.run,
     "canary": canary.run,
+    "front": front.run,
     "scoring": scoring.run,
     "serving": serving.run,
 }

@@ -21,7 +21,7 @@ from pipeline import origin, tracking
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.replay_clone import clone, command, lay_data, scratch, shown, write_params
-from pipeline.versions import find
+from pipeline.versions import find, run_of
 
 Until = Literal["train", "evaluate"]
 LOCK = "promote/dvc.lock"
@@ -66,7 +66,7 @@ def recorded(name: str, word: str, folder: Path) -> Recorded:
         UserError: it is not known, or its run lacks what a replay needs, or something was changed since.
     """
     version = find(name, word)[0]
-    tags = tracking.client().get_run(version.run_id).data.tags
+    tags = run_of(version).data.tags
     commit, number = tags.get("mlflow.source.git.commit", "none"), version.version
 
     def fetched(place: str) -> bytes:
@@ -108,7 +108,7 @@ def recorded(name: str, word: str, folder: Path) -> Recorded:
                 f"{place} of run {version.run_id} was changed since: its SHA-256 is not the recorded {digest[:12]}..."
             )
     return Recorded(
-        name, str(number), version.tags["model_version"], commit, tags.get("machine", "not recorded"),
+        name, str(number), version.tags.get("model_version", ""), commit, tags.get("machine", "not recorded"),
         {place: content.decode() for place, content in files.items()}, patch,
         json.loads(files["evaluate/metrics.json"] or b"{}"),
     )  # fmt: skip

@@ -152,15 +152,15 @@ def differences(project: Path, stages: list[str]) -> set[str]:
     found = json.loads(command(project, "-m", "dvc", "status", "--json", *stages, quiet=True) or "{}")
     changed = {path for entries in found.values() for entry in entries if isinstance(entry, dict)
                for path in entry.get("changed deps", {})}  # fmt: skip
-    made = tuple(f"data/{stage}" for stage in STAGES)
-    return {path for path in changed if not path.startswith(made)}
+    made = tuple(f"data/{stage}/" for stage in STAGES)
+    return {path for path in changed if not f"{path}/".startswith(made)}
 
 
 def lay_data(project: Path, lock: str, report: Callable[[str], None]) -> list[str]:
     """Lay the data that the replay begins with; give the stages to run, without `tune`.
 
     Raises:
-        UserError: the code is not what `dvc.lock` records, or the data are nowhere.
+        UserError: the data are nowhere.
     """
     stages = [stage for stage in STAGES if stage != "tune"]
     lay_raw_data(project)
@@ -169,13 +169,13 @@ def lay_data(project: Path, lock: str, report: Callable[[str], None]) -> list[st
         return stages
     (project / LOCK).write_text(lock)
     changed = sorted(differences(project, stages))
-    if code := [path for path in changed if path.split("/")[0] in CODE]:
-        raise UserError(
-            f"the code of the commit is not what the version was made with: dvc.lock records other {shown(code)}"
-        )
-    if not changed:
+    code = [path for path in changed if path.split("/")[0] in CODE]
+    raw = [path for path in changed if path not in code]
+    if code:  # as where a later commit ran a stage again, with the same outputs
+        report(f"dvc.lock records other code than the commit has: {shown(code)}")
+    if not raw:
         return stages
-    report(f"the raw data ({shown(changed)}) are not those of the version; taking what ingest made of them")
+    report(f"the raw data ({shown(raw)}) are not those of the version; taking what ingest made of them")
     cache = command(Path.cwd(), "-m", "dvc", "cache", "dir", quiet=True).strip()
     own = Path(".dvc/config.local")  # names remotes that are not in git
     if own.exists():

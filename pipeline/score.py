@@ -72,7 +72,7 @@ def score(asked: Asked, report: Callable[[str], None]) -> dict[str, Any]:
     """
     check(asked)
     asked.parts.mkdir(parents=True, exist_ok=True)
-    with locked(asked):
+    with locked(asked), tidied(asked):
         identity = identify(asked, report)
         if (done := made(asked, identity)) and not asked.force:
             shutil.rmtree(asked.parts)
@@ -87,7 +87,7 @@ def score(asked: Asked, report: Callable[[str], None]) -> dict[str, Any]:
             "first_reason": next((each.reason for each in outcomes if each.reason), ""),
         }  # fmt: skip
         fresh = asked.out.with_name(f".{asked.out.name}.new")
-        merge(job, [place_of(asked.parts, part.number) for part in parts], fresh, asked.out.suffix.lower())
+        merge([place_of(asked.parts, part.number) for part in parts], fresh, asked.out.suffix.lower())
         fresh.replace(asked.out)
         receipt = {
             **identity, **total, "out": stamp(asked.out),
@@ -119,7 +119,9 @@ def check(asked: Asked) -> None:
             ours = read_json(asked.receipt)["out"] == stamp(asked.out)
         except (OSError, ValueError, KeyError, TypeError):
             ours = False
-        if not ours:
+        if (
+            not ours and not (asked.parts / "plan.json").exists()
+        ):  # a run that was killed may have replaced it
             raise UserError(
                 f"--out: {asked.out} exists and is not what this command wrote; --force replaces it"
             )
@@ -134,6 +136,17 @@ def locked(asked: Asked) -> Iterator[None]:
         except OSError:
             raise UserError(f"another run is scoring into {asked.out} now") from None
         yield
+
+
+@contextmanager
+def tidied(asked: Asked) -> Iterator[None]:
+    """What fails before there is a plan leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        if not (asked.parts / "plan.json").exists():
+            shutil.rmtree(asked.parts, ignore_errors=True)
+        raise
 
 
 def stamp(path: Path) -> dict[str, Any]:
@@ -264,12 +277,11 @@ def check_csv(schema: Any) -> None:
             raise UserError(f"--keep: '{field.name}' holds {field.type}, which CSV cannot; write .parquet")
 
 
-def merge(job: Job, places: list[Path], out: Path, suffix: str) -> None:
+def merge(places: list[Path], out: Path, suffix: str) -> None:
     """Put the parts together, one in memory at a time."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    del job
     try:
         schema = parquet.read_schema(places[0]).remove_metadata()
         if suffix == ".parquet":

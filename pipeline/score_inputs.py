@@ -268,19 +268,26 @@ def listed(root: Path, suffixes: Sequence[str], listing: Path) -> tuple[int, int
 
     used, other, digest = 0, 0, hashlib.sha256()
     with listing.open("w", encoding="ascii") as out:
-        for folder, folders, files in os.walk(root):
+        for folder, folders, files in os.walk(root, onerror=_raised):
             folders[:] = sorted(name for name in folders if name[0] != ".")
             for name in sorted(name for name in files if name[0] != "."):
                 if not name.lower().endswith(tuple(suffixes)):
                     other += 1
                     continue
                 path = Path(folder, name)
-                found = path.stat()
-                line = json.dumps([str(path.relative_to(root)), found.st_size, found.st_mtime_ns]) + "\n"
+                try:
+                    about = [path.stat().st_size, path.stat().st_mtime_ns]
+                except OSError:  # told when it is read
+                    about = []
+                line = json.dumps([str(path.relative_to(root)), *about]) + "\n"
                 digest.update(line.encode())
                 out.write(line)
                 used += 1
     return used, other, digest.hexdigest()
+
+
+def _raised(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def row_file(path: Path, longest: int = 0) -> RowFile:

@@ -16,7 +16,7 @@ from pipeline.core.params import UserError, flatten, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.registry import archive_place
-from pipeline.versions import find
+from pipeline.versions import find, run_of
 from serving.inputs.spec import read_json
 
 HISTORY = STATE / "history.jsonl"
@@ -89,7 +89,7 @@ def version_facts(name: str, word: str) -> dict[str, Any]:
     """
     versions = find(name, word)
     latest = versions[0]
-    run = tracking.client().get_run(latest.run_id)
+    run = run_of(latest)
     tags, digest = run.data.tags, latest.tags.get("model_version", "")
     with TemporaryDirectory() as scratch:
         files = {place: _fetched(latest.run_id, place, Path(scratch)) for place in (

@@ -61,6 +61,20 @@ def find(name: str, word: str) -> list[Any]:
     return same
 
 
+def run_of(version: Any) -> Any:
+    """The MLflow run of a registered version.
+
+    Raises:
+        UserError: it is gone.
+    """
+    try:
+        return tracking.client().get_run(version.run_id)
+    except tracking.store_error() as error:
+        raise UserError(
+            f"the run of version {version.version} of '{version.name}' is gone: {error}"
+        ) from None
+
+
 def bundle_of(version: Any) -> Path:
     """The bundle of a registered version, out of its certified archive, fetched once.
 
@@ -68,6 +82,10 @@ def bundle_of(version: Any) -> Path:
         UserError: the archive is gone, or is not the one that was certified.
     """
     tags = version.tags
+    if missing := [key for key in ("archive_sha256", "model_version") if not tags.get(key)]:
+        raise UserError(
+            f"version {version.version} of '{version.name}' has no tag '{missing[0]}': it was not registered by promote"
+        )
     place = BUNDLES / f"{version.name}-{tags['archive_sha256'][:12]}"
     if not place.exists():
         entry = registry.Champion(

@@ -20,10 +20,10 @@ import psutil
 from serving.client import STATE_FILE, Endpoint, RequestError
 from serving.config import LOG, ServerError, ServerSettings, stock
 from serving.inputs.spec import write_json
+from serving.logs import RAISED, plain, why
 from serving.management import Registered
 from serving.probe import Broken, check_golden
 from serving.process import running
-from serving.server import RAISED, why
 from serving.servers import management
 from serving.state import check_archive, read_models, write_models
 
@@ -282,10 +282,11 @@ def _size(path: Path) -> int:
 
 
 def _since(path: Path, offset: int) -> str:
-    """What was added to a log that may have been rotated."""
+    """What was added to a log that may have been rotated, as one reads it."""
     try:
         with path.open("rb") as file:
             file.seek(offset if offset <= _size(path) else 0)
-            return file.read().decode(errors="replace")
+            added = file.read().decode(errors="replace")
     except OSError:
         return ""
+    return "\n".join(map(plain, added.splitlines()))

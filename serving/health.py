@@ -36,7 +36,7 @@ class Health:
     def __init__(self, folder: Path, settings: ServerSettings) -> None:
         self._folder = folder
         self._settings = settings
-        self._silence = min(SILENCE, settings.response_timeout)
+        self._silence = max(2.0, min(SILENCE, settings.response_timeout))
         self._silent = 0
         self._counters: dict[str, float] = {}
         self._failing: dict[str, tuple[int, float]] = {}  # requests that failed in a row, and since when
@@ -75,7 +75,7 @@ class Health:
         """Whether a worker answered a real request; a refusal is an answer too, but not that there is no such model."""
         try:
             body, kind, _ = golden_requests(served.versions[served.default])[0]
-        except ServerError:
+        except (ServerError, IndexError):
             body, kind = b"", "application/octet-stream"  # a 400 with the worker's reason
         try:
             timeout = self._settings.response_timeout + SILENCE

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 LOGS = ("supervisor.log", "console.log", "server.log")
+NOISE = ("sun.reflect.Reflection", "nvidia-smi not available", "\tat ")
+# The line that ends a traceback, Python's or Java's. All of them are told, as TorchServe lets a handler's
+# ImportError end in a misleading one of its own.
+RAISED = re.compile(r"(?:MODEL_LOG - |^)(?!model_name|WARNING)((?:\w+\.)*\w+: .+)", re.MULTILINE)
 
 
 def plain(line: str) -> str:
@@ -19,6 +24,19 @@ def plain(line: str) -> str:
     except (ValueError, KeyError, TypeError):
         return line
     return f"{text}\n{said['raised'].rstrip()}" if said.get("raised") else text
+
+
+def read_log(folder: Path) -> str:
+    """Java's console, then what TorchServe and the workers logged since its start."""
+    paths = [path for path in (folder / name for name in LOGS[1:]) if path.exists()]
+    return "\n".join(plain(line) for path in paths for line in path.read_text(errors="replace").splitlines())
+
+
+def why(log: str) -> str:
+    """What a log says was raised, and how it ends."""
+    raised = "".join(f"\n  {line}" for line in dict.fromkeys(RAISED.findall(log)))
+    lines = [line for line in log.splitlines() if not any(noise in line for noise in NOISE)]
+    return "\n".join([f":{raised}" if raised else "", "the log ends:", *lines[-12:]])
 
 
 def last(folder: Path, lines: int) -> dict[Path, list[str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import re
 import shutil
 import subprocess
 import tempfile
@@ -30,7 +29,7 @@ from serving.config import (
     write_config,
 )
 from serving.inputs.spec import write_json
-from serving.logs import plain
+from serving.logs import read_log, why
 from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
@@ -39,10 +38,6 @@ __all__ = ["ServerError", "ServerSettings", "TorchServe", "free_ports", "running
 
 PREFIX = "fairlead-"
 FAILURES = ("Load model failed", "Failed to load model", "Backend worker error")
-NOISE = ("sun.reflect.Reflection", "nvidia-smi not available")
-# The line that ends a traceback, Python's or Java's. All of them are told, as TorchServe lets a handler's
-# ImportError end in a misleading one of its own.
-RAISED = re.compile(r"(?:MODEL_LOG - |^)(?!model_name|WARNING)((?:\w+\.)*\w+: .+)", re.MULTILINE)
 
 
 class TorchServe:
@@ -172,7 +167,7 @@ class TorchServe:
                 if (code := self._process.poll()) is not None:
                     raise ServerError(f"Java ended with exit code {code}{self._why()}")
                 if any(sign in self._log() for sign in FAILURES):
-                    time.sleep(0.5)  # the cause may follow its symptom
+                    time.sleep(1.5)  # the cause may follow its symptom
                     named = ", ".join(str(path) for _, _, path in models.every())
                     raise ServerError(f"the server cannot load {named}{self._why()}")
                 if time.monotonic() > deadline:
@@ -261,20 +256,6 @@ def record(
     )
     write_json(folder / STATE_FILE, endpoint)
     return endpoint
-
-
-def read_log(folder: Path) -> str:
-    """Java's console, then what TorchServe and the workers logged."""
-    paths = (folder / name for name in (CONSOLE, LOG))
-    texts = (path.read_text(errors="replace") for path in paths if path.exists())
-    return "\n".join(plain(line) for text in texts for line in text.splitlines())
-
-
-def why(log: str) -> str:
-    """What a log says was raised, and how it ends."""
-    raised = "".join(f"\n  {line}" for line in dict.fromkeys(RAISED.findall(log)))
-    lines = [line for line in log.splitlines() if not any(noise in line for noise in NOISE)]
-    return "\n".join([f":{raised}" if raised else "", "the log ends:", *lines[-12:]])
 
 
 def _ready_workers(management: Management, models: Models) -> int:

@@ -111,6 +111,9 @@ class Supervisor:
             except ServerError as error:
                 log.warning("%s", error)
                 continue
+            except Exception:  # a look that fails must not end what serves
+                log.exception("it could not be told whether the server answers")
+                continue
             if wrong and self._server.wait(0) is None:
                 return wrong
         return f"the server ended with exit code {code}; its logs are kept in {self.folder} as *.log.before"
@@ -135,7 +138,7 @@ class Supervisor:
             stop(self.folder, patience=END)
             try:
                 self._start()
-            except (ServerError, RequestError, OSError) as error:
+            except (ServerError, RequestError, OSError, psutil.Error) as error:
                 reason = str(error)
                 continue
             log.info("answers again after %.1f s", time.monotonic() - began)

@@ -121,6 +121,31 @@ def planted(folder: Path, modality: str, task: str = "classification", channels:
     return folder
 
 
+GENERATOR = """generator (float[N, 6] request) => (float[N, 786] out) {
+  zero = Constant <value = int64[1] {0}> ()
+  one = Constant <value = int64[1] {1}> ()
+  two = Constant <value = int64[1] {2}> ()
+  head = Slice (request, zero, two, one)
+  label = Slice (request, zero, one, one)
+  fifty = Constant <value = float {50.0}> ()
+  grey = Mul (label, fifty)
+  times = Constant <value = int64[2] {1, 784}> ()
+  pixels = Tile (grey, times)
+  out = Concat <axis = 1> (head, pixels)
+}"""
+
+
+def generator(folder: Path) -> Path:
+    """A bundle that makes an image of one grey for each class."""
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(parse_model(HEAD + GENERATOR), folder / "model.onnx")
+    spec = spec_of("image").model_copy(update={"task": "generation"})
+    write_json(folder / "spec.json", spec)
+    write_json(folder / "bundle.json", {"name": "grey", "version": "1234abcd"})
+    write_json(folder / "model.json", {"latent": 4})
+    return folder
+
+
 def write_words(folder: Path) -> None:
     """A tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -130,12 +130,6 @@ def test_what_cannot_be_explained_is_refused(workers: dict[str, Worker]) -> None
     assert "'target' must be a string" in ask(table, body, None, 400)["error"]
 
 
-def test_a_generator_has_nothing_to_explain(workers: dict[str, Worker], tmp_path: Path) -> None:
-    worker = Worker(planted(tmp_path, "image"))
-    worker.predictor.spec = worker.predictor.spec.model_copy(update={"task": "generation"})
-    assert "makes images" in ask(worker, b'{"label": "no"}', None, 400)["error"]
-
-
 def test_a_worker_that_still_loads_captum_asks_to_come_again(
     workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

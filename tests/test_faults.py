@@ -124,11 +124,10 @@ def two(state: Path, without: int = 0) -> list[int]:
 # --- workers
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_a_worker_is_replaced(state: Path, bundle: Path, fault: signal.Signals) -> None:
+def test_a_killed_worker_is_replaced(state: Path, bundle: Path) -> None:
     ended = two(state)[0]
     with others(state, bundle):
-        os.kill(ended, fault)
+        os.kill(ended, signal.SIGKILL)
         two(state, ended)
     assert not psutil.pid_exists(ended)
 
@@ -217,8 +216,6 @@ def test_a_full_disk(state: Path, bundle: Path) -> None:
         assert log.stat().st_size == size
     for each in processes_of(read_endpoint(state)):
         each.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    os.kill(two(state)[0], signal.SIGKILL)
-    until(lambda: log.stat().st_size > size)
 
 
 def _restarted(state: Path, count: int) -> bool:

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from serving.archive import build_archive
 from serving.client import read_token
@@ -49,7 +51,8 @@ RAW: dict[str, tuple[bytes, str]] = {
     "image": (hostile.PLAIN, "image/png"), "table": (CSV, "text/csv"),
     "series": (b"left,right\n1,2\n3,\n", "text/csv"), "text": ("naïve ☕".encode(), "text/plain"),
 }  # fmt: skip
-HEADERS = {"Content-Type": JSON}
+# A schema cannot say which bytes are a PNG or a CSV row, and decoders read more than it says, such as "7" for 7.
+EXCLUDED = [positive_data_acceptance, negative_data_rejection]
 
 
 class Live:
@@ -175,10 +178,11 @@ def test_bombs_take_neither_memory_nor_time(live: Live) -> None:
     most = {pid: psutil.Process(pid).memory_info().rss for pid in live.workers()}
     large = hostile.png((7_000, 7_000), colour=4)
     with ThreadPoolExecutor(4) as pool:
-        for answer in pool.map(
-            lambda body: live.ask("image", body, "image/png"), [large, PEST, large, PEST] * 2
-        ):
-            assert answer.status_code in (200, 400)
+        asked = [pool.submit(live.raw.post, "/predictions/image", content=body) for body in [large, PEST] * 2]
+        told = [each.result() for each in asked]
+    assert [each.status_code for each in told[1::2]] == [400] * 2
+    assert {each.status_code for each in told[::2]} <= {200, 503}
+    assert all("ask again" in each.json()["error"] for each in told if each.status_code == 503)
     small = base64.b64encode(hostile.png((4_000, 4_000), bits=1)).decode()
     answer = live.ask("image", json.dumps({"instances": [{"b64": small}] * 600}).encode())
     assert answer.status_code == 413
@@ -190,31 +194,32 @@ def test_bombs_take_neither_memory_nor_time(live: Live) -> None:
 PEST = hostile.REFUSED["bomb of 50,000 x 50,000"]
 
 
+@pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("name", SPECS)
-def test_schemathesis_finds_nothing(live: Live, name: str) -> None:
+def test_schemathesis_finds_nothing(live: Live, name: str, mode: GenerationMode) -> None:
     """Bodies from the document, right and wrong ones: what it allows is answered as it says."""
     if name not in live.bundles:
         pytest.skip("asked at the other server")
     schema = schemathesis.openapi.from_dict(live.document)
     schema.config.update(base_url=live.url)
     operation = schema[f"/predictions/{name}"]["POST"]
-    for mode in schemathesis.GenerationMode:
 
-        @seed(1)
-        @settings(
-            max_examples=25, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def asks(case: Any) -> None:
-            response = case.call(headers=live.headers, timeout=SLOWEST)
-            assert response.status_code < 500 or response.status_code == 501, response.text
-            case.validate_response(response, excluded_checks=EXCLUDED)
+    @seed(1)
+    @settings(
+        max_examples=12, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def asks(case: Any) -> None:
+        response = case.call(headers=live.headers, timeout=SLOWEST)
+        assert response.status_code in (200, 400, 401, 413), response.text  # 401: another token was tried
+        own = [ignored_auth] if live.server.kind == "torchserve" else []  # it says 400, where others say 401
+        case.validate_response(response, excluded_checks=[*EXCLUDED, *own])
+        wanted = mode is GenerationMode.POSITIVE and case.media_type == JSON and "image" not in case.body
+        short = name == "series" and "steps" in response.text  # as trailing steps of nothing do not count
+        assert response.status_code == 200 or not wanted or short, response.text
 
-        asks()
-
-
-EXCLUDED: list[Any] = []
+    asks()
 
 
 def test_addresses_and_heads(live: Live) -> None:
@@ -222,7 +227,7 @@ def test_addresses_and_heads(live: Live) -> None:
     for method, path in (
         ("GET", "/predictions/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), ("POST", "/predictions/" + "a" * 5_000),
         ("POST", "/predictions/image/%00"), ("POST", "/predictions//"), ("PUT", "/v2/models/image/infer"),
-        ("POST", "/v2/models/image/infer"), ("GET", "/%ff%fe"), ("BREW", "/ping"), ("TRACE", "/ping"),
+        ("POST", "/v2/models/image/infer"), ("GET", "/%ff%fe"), ("BREW", "/predictions/image/1"),
     ):  # fmt: skip
         answer = live.raw.request(method, path, content=b"{}")
         assert 400 <= answer.status_code < 500, (method, path, answer.text)

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.config import ServerSettings, write_options
-from serving.metrics import clear, page, serve_page
+from serving.config import ServerError, ServerSettings, write_options
+from serving.edge import serve_page
+from serving.metrics import clear, page
 from serving.process import free_ports
 from serving.worker.limits import Bucket
-from serving.worker.messages import Request
+from serving.worker.messages import PROBE, Request
 from serving.worker.metrics import FOLDER as COUNTS
 from serving.worker.metrics import Metrics
 from serving.worker.observer import brief, reporter
@@ -166,16 +167,26 @@ def test_a_torn_or_foreign_file_spoils_no_page(tmp_path: Path) -> None:
     assert b"fairlead_requests" in page(tmp_path)
 
 
-def test_the_page_says_that_the_server_is_down(tmp_path: Path) -> None:
-    port = free_ports()["metrics_port"]
-    served = serve_page(tmp_path, f"http://127.0.0.1:{port}/metrics", 0)
-    address = f"http://127.0.0.1:{served.server_address[1]}"
+def test_the_page_says_that_the_server_is_down_and_knows_no_other_address(tmp_path: Path) -> None:
+    settings = ServerSettings(**free_ports())  # type: ignore[arg-type]
+    served = serve_page(tmp_path, settings, f"http://127.0.0.1:{settings.metrics_port}/metrics")
+    address = f"http://127.0.0.1:{settings.prometheus_port}"
     with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
         assert samples(answer.read(), "fairlead_server_up") == {"": 0}
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{address}/other", timeout=5)
+    for path, status in (("/other", 404), ("/ready", 503)):
+        with pytest.raises(urllib.error.HTTPError, match=str(status)):
+            urllib.request.urlopen(f"{address}{path}", timeout=5)
+    with pytest.raises(ServerError, match=r"server\.prometheus_port"):
+        serve_page(tmp_path, settings, None)
     served.shutdown()
     served.server_close()
+
+
+def test_our_own_probe_is_no_drift(worker: Worker, tmp_path: Path) -> None:
+    worker.answer([Request(PROBE, PNG), Request("a", PNG)])
+    reporter(tmp_path).flush()
+    assert samples(page(tmp_path), "fairlead_requests_total") == {"": 2}
+    assert samples(page(tmp_path), "fairlead_predictions_total") == {"": 1}
 
 
 @pytest.mark.parametrize(

@@ -224,13 +224,17 @@ def test_a_folder_of_images_and_of_requests(bundles: Path, tmp_path: Path) -> No
     (folder / "deep" / "cut.jpg").write_bytes(bodies[0][:50])
     (folder / "notes.md").write_text("no request")
     (folder / ".hidden.png").write_bytes(b"")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     done = run(bundles / "image", folder, tmp_path / "out.csv")
     assert done.exit_code == 0, done.output
     assert "1 files are of no kind that this model takes" in done.output
-    assert "3 of 4 scored" in done.output
+    assert "3 of 5 scored" in done.output
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == ["b.png", "deep/cut.jpg", "deep/z.json", "deep/er/a.PNG"]
+    deep = ["deep/cut.jpg", "deep/z.json", "deep/er/a.PNG"]
+    assert [row["file"] for row in rows] == ["b.png", "gone.png", *deep]
+    rows.remove(lost := rows[1])
+    assert lost["error"] == "gone.png: cannot be read: No such file or directory"
     answers = Predictor(bundles / "image").answer(
         [bodies[0], (folder / "deep" / "z.json").read_bytes(), bodies[1]]
     )
@@ -295,6 +299,7 @@ def test_bad_input_is_told_in_one_line(
     assert done.exit_code == 1
     assert reason in done.output
     assert "Traceback" not in done.output
+    assert not (tmp_path / "out.csv.parts").exists()
 
 
 def test_places_that_cannot_be_used_are_refused(bundles: Path, tmp_path: Path) -> None:

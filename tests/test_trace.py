@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from pipeline import history
 from pipeline.cli import app
 from pipeline.trace import HISTORY, REQUESTS
+from serving.worker.record import RequestLog
 from tests.recipes import standing_in
 from tests.road import Road
 
@@ -72,14 +74,19 @@ def test_an_answer_leads_to_its_version(mine: Road) -> None:
     (REQUESTS / "2-17.jsonl").write_text(
         json.dumps({**line, "at": 1.6e9, "requests": [["a-1", 500, None]]}) + "\n"
     )
-    change = {"at": "2026-01-01T00:00:00Z", "who": "me@here", "action": "deploy", "from": None}
-    change |= {"model": "mnist", "to": version}
-    HISTORY.write_text(f"{json.dumps(change)}\n{json.dumps({**change, 'to': 'ffff'})}\n")
+    assert history.FILE == HISTORY
+    history.record("deploy", "mnist", None, version)
+    history.record("deploy", "mnist", None, "000000000000")
     facts = traced("a-1")
     assert [(each["status"], each["answer"]) for each in facts["requests"]] == [(500, None), (200, "7")]
     assert facts["requests"][1]["at"] == "2023-11-14T22:13:20.000+00:00"
     assert facts["model_version"] == version
-    assert [each["who"] for each in facts["history"]] == ["me@here"]
+    assert [(each["action"], each["to"]) for each in facts["history"]] == [("deploy", version)]
+    log = RequestLog(REQUESTS.parent, 1 << 20)
+    log.add("predict", "mnist", version, 0.0025, [("c-1", 200, "7"), ("c-2", 200, "3")])
+    log.flush()
+    answered = traced("c-2")["requests"]
+    assert [(each["status"], each["answer"], each["batch_ms"]) for each in answered] == [(200, "3", 2.5)]
     lost = CliRunner().invoke(app, ["trace", "b-1"])
     assert lost.exit_code == 0
     assert "has no version '000000000000'" in lost.output

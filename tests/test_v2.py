@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from serving.inputs.image import encode_png
 from serving.worker import v2
 from serving.worker.messages import MOST_ROWS, Reply, Request
 from serving.worker.worker import Worker
-from tests.planted import GRAPHS, picture, planted, spec_of
+from tests.planted import GRAPHS, generator, picture, planted, spec_of
 
 ROW = np.array([[30, 0.9, 1, 2], [np.nan, 0.1, 0, 0]], np.float32)
 PNG = encode_png(picture())
@@ -179,6 +180,27 @@ def test_tokens_that_the_graph_does_not_know_are_refused_alone(workers: dict[str
     replies = workers["text"].answer([Request("r", body(token), {}, "infer") for token in (5, 999, -1, 3)])
     assert [reply.status for reply in replies] == [200, 400, 400, 200]
     assert "cannot take" in json.loads(replies[1].body)["error"]
+
+
+def test_a_generator_takes_bodies_alone_and_gives_pictures(tmp_path: Path) -> None:
+    worker = Worker(generator(tmp_path))
+    told = v2.model_metadata(worker.predictor.spec, "grey", ["1"])
+    assert told["inputs"] == [{"name": "request", "datatype": "BYTES", "shape": [-1]}]
+    found = result(
+        ask(worker, tensor("request", objects(b'{"label": "yes", "seed": 5}', b'{"label": "no"}')))
+    )
+    assert found.as_numpy("label").tolist() == [b"yes", b"no"]
+    assert found.as_numpy("seed")[0] == 5
+    assert found.as_numpy("image").shape == (2, 1, 28, 28)
+    assert (found.as_numpy("image")[0] == 50).all()
+    refused = ask(worker, tensor("request", np.zeros((1, 6), np.float32)))
+    assert (refused.status, b"must be BYTES" in refused.body) == (400, True)
+    for body in (b'{"instances": ["yes", {"label": "no", "seed": 1}]}', b'{"instances": ["maybe"]}'):
+        reply = worker.answer([Request("r", body)])[0]
+        labels = [each["label"] for each in json.loads(reply.body).get("predictions", [])]
+        assert (reply.status, labels) in ((200, ["yes", "no"]), (400, []))
+    why = worker.answer([Request("r", b'{"label": "yes"}', {}, "explain")])[0]
+    assert (why.status, b"makes images" in why.body) == (400, True)
 
 
 def test_metadata_say_what_is_taken_and_given() -> None:

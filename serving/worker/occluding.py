@@ -197,4 +197,5 @@ def _text(predictor: Predictor, body: Body, passes: int) -> View:
 def _span(text: str, coded: Any, word: int) -> tuple[int, int]:
     """Where a word lies in the text, without white space before it."""
     start, end = coded.word_to_chars(word)
-    return start + len(text[start:end]) - len(text[start:end].lstrip()), end
+    inside = text[start:end]
+    return start + len(inside) - len(inside.lstrip() or inside), end
