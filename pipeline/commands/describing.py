@@ -37,7 +37,7 @@ def manifests(
     tag: Annotated[str, typer.Option("--tag", help="Tag of the images.")] = "0.1.0",
     bundle: Bundle = EXPORTED,
 ) -> None:
-    """Write KServe manifests for both servers, made from the exported bundle; see docs/serving.md."""
+    """Write KServe manifests for both servers, made from the exported bundle; see docs/servers.md."""
     from pipeline.core.params import section
     from pipeline.manifests import Service, write
     from serving.config import ServerSettings
