@@ -21,8 +21,8 @@ from serving.client import read_token
 from serving.config import ServerSettings
 from serving.inputs.spec import write_json
 from serving.process import free_ports, running
-from serving.server import TorchServe
 from serving.state import of_archive, write_models
+from serving.torchserve import TorchServe
 from serving.worker.route import ROUTES, Route
 from serving.worker.trial_log import FOLDER
 

@@ -31,8 +31,8 @@ from serving.inputs.spec import DataSpec, ImageInput, Transform, write_json
 from serving.management import Management
 from serving.predictor import Predictor
 from serving.process import free_ports
-from serving.server import TorchServe
 from serving.state import sha256
+from serving.torchserve import TorchServe
 
 NAME, DEPLOYS, CLIENTS, CONNECTIONS = "digits", 6, 2, 16
 PNG = encode_png(np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8))

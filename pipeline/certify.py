@@ -21,7 +21,8 @@ from serving.client import Client, RequestError
 from serving.inputs.ragged import Rows
 from serving.inputs.spec import DataSpec, Transform, read_json, read_spec, write_json
 from serving.predictor import BACKENDS, Predictor, numbers, rounding
-from serving.server import ServerError, ServerSettings, TorchServe, free_ports
+from serving.server import ServerError, ServerSettings, free_ports
+from serving.torchserve import TorchServe
 
 BUNDLE = DATA / "export" / "bundle"
 EXPORT = DATA / "export"

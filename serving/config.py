@@ -1,4 +1,4 @@
-"""Settings of the local TorchServe and the files it starts from; `serving.server` runs it."""
+"""Settings of the local server, and the files that TorchServe starts from."""
 
 from __future__ import annotations
 

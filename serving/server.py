@@ -1,6 +1,5 @@
-"""Starts, watches and stops the local TorchServe.
+"""Starts, watches and stops a local server, whichever it is (`serving.servers.SERVERS`).
 
-It runs `java` itself, because TorchServe's launcher answers 0 when Java crashes and orphans it on SIGTERM.
 A server is ready when it has answered a real request, never when `/ping` says so.
 """
 
@@ -12,36 +11,27 @@ import shutil
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar, Self
 
 import psutil
 
 from serving.client import STATE_FILE, Client, Endpoint, Kind, RequestError, read_token
-from serving.config import (
-    CONSOLE,
-    LOG,
-    PORTS,
-    ServerError,
-    ServerSettings,
-    command_line,
-    environment,
-    write_config,
-)
+from serving.config import PORTS, ServerError, ServerSettings
 from serving.inputs.spec import write_json
 from serving.logs import read_log, why
-from serving.management import Management, ManagementError
 from serving.process import check_port, free_ports, running, stop
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
 
-__all__ = ["ServerError", "ServerSettings", "TorchServe", "free_ports", "running", "stop"]
+__all__ = ["Server", "ServerError", "ServerSettings", "free_ports", "running", "stop"]
 
 PREFIX = "fairlead-"
-FAILURES = ("Load model failed", "Failed to load model", "Backend worker error")
 
 
-class TorchServe:
-    """One TorchServe, started here.
+class Server(ABC):
+    """One server, started here.
 
     Args:
         archive: the `.mar` to serve; None serves what `models.json` of the state folder names.
@@ -52,7 +42,8 @@ class TorchServe:
         model_api: versions can be added and removed while it runs, by who holds the management token.
     """
 
-    kind: Kind = "torchserve"
+    kind: ClassVar[Kind]
+    process: ClassVar[str]  # what the first step of a start is called
 
     def __init__(
         self,
@@ -94,7 +85,7 @@ class TorchServe:
         with self._locked():
             try:
                 models = self._check()
-                report(f"starting {'Java' if self.kind == 'torchserve' else 'the workers'}")
+                report(f"starting {self.process}")
                 self._process, endpoint = self._launch(models)
                 self._until_loaded(models, deadline, report)
                 self._until_answered(models, endpoint, body, content_type)
@@ -125,7 +116,7 @@ class TorchServe:
         """A client of this server that tries once, as what checks or measures a server must see it fail."""
         return Client.local(self.folder, self.settings.response_timeout + 5.0, retries=0)
 
-    def __enter__(self) -> TorchServe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,28 +146,17 @@ class TorchServe:
         write_models(self.folder, models)
         return models
 
+    @abstractmethod
     def _launch(self, models: Models) -> tuple[subprocess.Popen[bytes], Endpoint]:
-        return launch(self.folder, self.settings, models, self.owned, self.model_api)
+        """Start the process with these models, and record it in the state folder; it is not ready yet."""
 
+    @abstractmethod
     def _until_loaded(self, models: Models, deadline: float, report: Callable[[str], None]) -> None:
-        """Wait for every worker of every version, and tell a failure from slowness by what the log says."""
-        wanted, shown = self.settings.workers * len(models.every()), -1
-        with Management(self.folder, timeout=2) as management:
-            while (ready := _ready_workers(management, models)) < wanted:
-                assert self._process is not None
-                if (code := self._process.poll()) is not None:
-                    raise ServerError(f"Java ended with exit code {code}{self._why()}")
-                if any(sign in self._log() for sign in FAILURES):
-                    time.sleep(1.5)  # the cause may follow its symptom
-                    named = ", ".join(str(path) for _, _, path in models.every())
-                    raise ServerError(f"the server cannot load {named}{self._why()}")
-                if time.monotonic() > deadline:
-                    limit = self.settings.start_timeout
-                    raise ServerError(f"{ready} workers ready after {limit} s{self._why()}")
-                if ready != shown:
-                    report(f"loading the model: {ready} of {wanted} workers ready")
-                    shown = ready
-                time.sleep(0.1)
+        """Wait until every worker has every version.
+
+        Raises:
+            ServerError: one cannot have it, or not before `deadline` (monotonic seconds).
+        """
 
     def _until_answered(
         self, models: Models, endpoint: Endpoint, body: bytes | None, content_type: str
@@ -206,39 +186,8 @@ class TorchServe:
         return why(self._log())
 
 
-def launch(
-    folder: Path, settings: ServerSettings, models: Models, owned: bool, model_api: bool = False
-) -> tuple[subprocess.Popen[bytes], Endpoint]:
-    """Start Java with `models` in a state folder, and record it there; it is not ready yet."""
-    scratch = Path(tempfile.mkdtemp(prefix=PREFIX))  # short, as a worker's socket path must be
-    process = None
-    for name in (CONSOLE, LOG):  # what a failed run said must not be taken for what this one says
-        with contextlib.suppress(FileNotFoundError):
-            (folder / name).replace(folder / f"{name}.before")
-    try:
-        write_config(folder, scratch, models, settings, model_api)
-        with (folder / CONSOLE).open("wb") as console:
-            process = subprocess.Popen(
-                command_line(folder, scratch, settings, owned),
-                cwd=folder,  # where TorchServe writes its tokens
-                env=environment(folder, scratch),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-                umask=0o077,
-            )
-        return process, record(folder, process.pid, settings, models, scratch)
-    except BaseException:
-        if process is not None:
-            process.kill()
-            process.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-
-
 def record(
-    folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path, kind: Kind = "torchserve"
+    folder: Path, pid: int, settings: ServerSettings, models: Models, scratch: Path, kind: Kind
 ) -> Endpoint:
     """Say in the state folder what was started."""
     urls = [f"http://{settings.host}:{getattr(settings, port)}" for port in PORTS]
@@ -256,17 +205,3 @@ def record(
     )
     write_json(folder / STATE_FILE, endpoint)
     return endpoint
-
-
-def _ready_workers(management: Management, models: Models) -> int:
-    """How many workers hold their model; 0 while the server cannot be asked yet."""
-    try:
-        return sum(
-            min(known[version].ready, known[version].min_workers)
-            for name, served in models.models.items()
-            if (known := management.versions(name))
-            for version in served.versions
-            if version in known
-        )
-    except ManagementError:
-        return 0

@@ -8,9 +8,10 @@ from serving.asgi.management import OnnxManagement
 from serving.asgi.server import OnnxServer
 from serving.client import Kind, read_endpoint
 from serving.management import Management
-from serving.server import TorchServe
+from serving.server import Server
+from serving.torchserve import TorchServe
 
-SERVERS: dict[Kind, type[TorchServe]] = {"torchserve": TorchServe, "onnx": OnnxServer}
+SERVERS: dict[Kind, type[Server]] = {"torchserve": TorchServe, "onnx": OnnxServer}
 
 
 def management(folder: Path, timeout: float = 30.0) -> Management:

@@ -31,7 +31,7 @@ from serving.edge import edge
 from serving.health import Health
 from serving.inputs.spec import write_json
 from serving.process import running, stop
-from serving.server import TorchServe
+from serving.server import Server
 from serving.servers import SERVERS
 
 SETTINGS, LOG = "settings.json", "supervisor.log"
@@ -87,7 +87,7 @@ class Supervisor:
         self.plan = plan
         self._record = Supervision(pid=os.getpid(), created=psutil.Process().create_time())
         self._times: list[float] = []
-        self._server: TorchServe | None = None
+        self._server: Server | None = None
 
     def run(self, progress: Callable[[str], None], ready: Callable[[], None]) -> NoReturn:
         """Start the server, call `ready`, and keep it up until SIGTERM.

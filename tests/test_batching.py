@@ -12,7 +12,7 @@ import pytest
 
 from serving import batching
 from serving.config import ServerError, ServerSettings, class_path, find_torchserve
-from serving.server import TorchServe
+from serving.torchserve import TorchServe
 from serving.worker.reading import ReadAhead
 from tests.live import PNG, processes_of, same_answer, settings_of
 

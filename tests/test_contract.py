@@ -17,8 +17,8 @@ from serving.client import KEY_FILE, Client, RequestError, read_token
 from serving.inputs.image import encode_png
 from serving.predictor import Predictor
 from serving.process import running
-from serving.server import TorchServe
 from serving.servers import SERVERS
+from serving.torchserve import TorchServe
 from tests.live import IMAGE, JSON, PIXELS, PNG, VERSION, explained, same_answer, settings_of
 
 pytestmark = pytest.mark.slow

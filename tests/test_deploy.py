@@ -21,8 +21,9 @@ from serving.config import ServerError
 from serving.deploy import Rollout, changing
 from serving.inputs.spec import read_json, write_json
 from serving.management import Management, ManagementError
-from serving.server import TorchServe, running
+from serving.server import running
 from serving.state import MODELS, Models, check_archive, of_archive, read_models, write_models
+from serving.torchserve import TorchServe
 from tests.live import PNG, settings_of
 from tests.serving import another, archived, broken
 

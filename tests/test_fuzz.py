@@ -27,9 +27,9 @@ from serving.inputs.spec import DataSpec, write_json
 from serving.openapi import document
 from serving.predictor import Predictor
 from serving.process import running
-from serving.server import TorchServe
 from serving.servers import SERVERS
 from serving.state import Models, write_models
+from serving.torchserve import TorchServe
 from tests import hostile
 from tests.bundles import VERSION, write_bundle
 from tests.conftest import spec_of

@@ -28,7 +28,8 @@ from serving.client import Client, RequestError, read_token
 from serving.grpc_client import METHOD, GrpcClient
 from serving.grpc_front import serve
 from serving.protos import torchserve
-from serving.server import TorchServe, free_ports, running
+from serving.server import free_ports, running
+from serving.torchserve import TorchServe
 from tests.live import explained, settings_of
 from tests.planted import COLUMN, planted
 

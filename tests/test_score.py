@@ -27,7 +27,7 @@ from serving.archive import build_archive
 from serving.client import Client, RequestError
 from serving.inputs.image import encode_png
 from serving.predictor import Predictor
-from serving.server import TorchServe
+from serving.torchserve import TorchServe
 from tests.bundles import VERSION, write_bundle
 from tests.conftest import ROOT, spec_of
 from tests.live import settings_of

@@ -27,9 +27,9 @@ from serving.inputs.spec import write_json
 from serving.predictor import BACKENDS, Predictor
 from serving.process import stop
 from serving.program import ProgramError, check_program
-from serving.server import TorchServe
 from serving.state import check_archive, of_archive
 from serving.tokens import rotate
+from serving.torchserve import TorchServe
 from tests.conftest import spec_of
 from tests.live import PNG, same_answer, settings_of
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from serving.client import read_token
-from serving.server import TorchServe, running
+from serving.server import running
+from serving.torchserve import TorchServe
 from tests.live import PNG, settings_of
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from serving.client import KEY_FILE, STATE_FILE, Client, Endpoint, RequestError
 from serving.inputs.spec import write_json
-from serving.server import ServerError, ServerSettings, TorchServe, free_ports, running, stop
+from serving.server import ServerError, ServerSettings, free_ports, running, stop
+from serving.torchserve import TorchServe
 from tests.live import PNG, closed, mentioning, processes_of, same_answer, settings_of
 
 slow = pytest.mark.slow  # starts a real server
@@ -117,7 +118,8 @@ def test_stop_leaves_nothing(archive: Path, java: str | None) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from serving.server import ServerSettings, TorchServe, free_ports
+from serving.server import ServerSettings, free_ports
+from serving.torchserve import TorchServe
 archive, folder, body, owned = map(Path, sys.argv[1:])
 settings = ServerSettings(workers=2, **free_ports())
 TorchServe(archive, settings, folder, owned=owned.name == "owned").start(body.read_bytes())

@@ -1,4 +1,4 @@
-"""Starts and stops the second server: the life of `serving.server`'s, with another process in it."""
+"""Starts and stops the second server: ONNX Runtime in processes of our own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.asgi.run import RUN, WORKERS, Run, read_table
 from serving.client import KEY_FILE, Endpoint
 from serving.config import CONSOLE, TETHER, ServerError, environment, write_options
 from serving.process import running
-from serving.server import PREFIX, TorchServe, record
+from serving.server import PREFIX, Server, record
 from serving.state import Models
 
 HOME = Path(__file__).parents[2]  # where the package `serving` lies
@@ -30,10 +30,11 @@ def command_line(scratch: Path, owned: bool) -> list[str]:
     return [*tether, *command] if owned and sys.platform == "linux" else command
 
 
-class OnnxServer(TorchServe):
-    """ONNX Runtime in worker processes of its own, started here; everything else is as with TorchServe."""
+class OnnxServer(Server):
+    """ONNX Runtime behind a small app, in worker processes of its own."""
 
     kind = "onnx"
+    process = "the workers"
 
     def _launch(self, models: Models) -> tuple[subprocess.Popen[bytes], Endpoint]:
         scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
