@@ -18,8 +18,8 @@ import httpx
 import psutil
 
 from serving.client import Client, RequestError, read_endpoint, read_token
-from serving.config import ServerError
 from serving.management import Management
+from serving.settings import ServerError
 
 HOLD = 5.0  # seconds that a lasting fault lasts
 CROWD = 300  # connections of those who stall

@@ -18,9 +18,9 @@ from benchmarks.serving.load import Generator, Load, request
 from benchmarks.serving.model import NAME, VERSION, pngs, write_model
 from serving.archive import build_archive
 from serving.client import read_token
-from serving.config import ServerSettings
 from serving.inputs.spec import write_json
 from serving.process import free_ports, running
+from serving.settings import ServerSettings
 from serving.state import of_archive, write_models
 from serving.torchserve import TorchServe
 from serving.worker.route import ROUTES, Route

@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.soak import PNG, served
 from serving.client import read_endpoint, read_token
-from serving.config import ServerSettings
 from serving.front import Front
 from serving.process import free_ports
+from serving.settings import ServerSettings
 
 ROUNDS, LONE, SECONDS, CONNECTIONS = 5, 300, 3.0, 32
 Connect = Callable[[], http.client.HTTPConnection]

@@ -24,13 +24,13 @@ import numpy as np
 
 from serving.archive import build_archive
 from serving.client import read_token
-from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.inputs.image import encode_png
 from serving.inputs.spec import DataSpec, ImageInput, Transform, write_json
 from serving.management import Management
 from serving.predictor import Predictor
 from serving.process import free_ports
+from serving.settings import ServerError, ServerSettings
 from serving.state import sha256
 from serving.torchserve import TorchServe
 

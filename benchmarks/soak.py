@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks import breaking
 from serving.archive import build_archive
 from serving.client import Client, RequestError
-from serving.config import ServerSettings
 from serving.inputs.image import encode_png
 from serving.inputs.spec import Column, DataSpec, ImageInput, write_json
 from serving.process import free_ports, stop
+from serving.settings import ServerSettings
 from serving.state import of_archive, write_models
 from serving.supervisor import Plan, supervise
 

@@ -20,10 +20,10 @@ import numpy as np
 from pipeline.canary_observed import ARMS, Observations
 from pipeline.canary_record import RECORD, STOP, End, Look, Plan, withdraw, write_whole
 from pipeline.canary_statistics import decide
-from serving.config import ServerError
 from serving.deploy import Rollout
 from serving.management import ManagementError
 from serving.process import running
+from serving.settings import ServerError
 from serving.state import read_models
 from serving.worker.route import ROUTES, Route
 from serving.worker.trial_log import FOLDER

@@ -14,9 +14,9 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.endpoint import FOLDER, Report, rollout, tag_served
 from pipeline.store import Blessed, fetch
-from serving.config import ServerError
 from serving.deploy import changing
 from serving.server import ServerSettings
+from serving.settings import ServerError
 
 PATIENCE = 120.0  # seconds that a watcher may take to end its trial
 SAID: dict[End, str] = {

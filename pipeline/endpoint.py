@@ -13,11 +13,11 @@ from pipeline.core.project import Name
 from pipeline.core.stage import STATE
 from pipeline.store import Blessed, again, fetch, stored
 from serving.client import Client, Endpoint, Kind, RequestError, read_endpoint
-from serving.config import ServerError, ServerSettings
 from serving.deploy import Rollout, changing
 from serving.grpc_client import GrpcClient
 from serving.process import running, stop
 from serving.servers import management
+from serving.settings import ServerError, ServerSettings
 from serving.state import Models, read_models, write_models
 from serving.supervisor import Plan, planned, supervise, supervision
 

@@ -12,9 +12,9 @@ import yaml
 from pipeline.core.params import UserError
 from serving.asgi.keys import write_keys
 from serving.client import KEY_FILE
-from serving.config import ServerSettings
 from serving.container import KEYS, SETTINGS
 from serving.inputs.spec import read_json
+from serving.settings import ServerSettings
 
 MOUNT = "/etc/fairlead"
 PRIVATE = {

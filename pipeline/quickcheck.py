@@ -18,8 +18,8 @@ from pipeline.fitting.space import Space
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
 from pipeline.transforms import check as check_choices
-from serving.config import ServerSettings
 from serving.inputs.spec import read_spec
+from serving.settings import ServerSettings
 
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.

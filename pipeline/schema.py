@@ -26,7 +26,7 @@ from pipeline.promote import Promote
 from pipeline.sources import Data
 from pipeline.tracking import Tracking
 from pipeline.tune import Tune
-from serving.config import ServerSettings
+from serving.settings import ServerSettings
 
 SCHEMA = Path("params.schema.json")
 

@@ -13,8 +13,8 @@ from pipeline.core.params import UserError
 from pipeline.core.stage import STATE, replacing
 from pipeline.history import Receipt
 from pipeline.registry import Champion
-from serving.config import ServerError
 from serving.inputs.spec import write_json
+from serving.settings import ServerError
 from serving.state import RECEIPT, check_archive
 
 STORE = STATE / "store"

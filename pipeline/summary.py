@@ -11,8 +11,8 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA
 from pipeline.tracking import ui_hint
-from serving.config import ServerSettings
 from serving.inputs.spec import read_json
+from serving.settings import ServerSettings
 
 COLOURS = {"promoted": "green", "unchanged": "green", "inconclusive": "yellow", "rejected": "red"}
 

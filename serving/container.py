@@ -19,15 +19,8 @@ from typing import Any
 from serving.asgi.management import write_wanted
 from serving.asgi.run import RUN, Run
 from serving.asgi.server import command_line as onnx_command
-from serving.config import (
-    CONFIG,
-    ServerError,
-    ServerSettings,
-    command_line,
-    environment,
-    write_config,
-    write_options,
-)
+from serving.config import CONFIG, command_line, environment, write_config, write_options
+from serving.settings import ServerError, ServerSettings
 from serving.state import Models, check_models, of_archive, write_models
 
 SETTINGS, KEYS = "FAIRLEAD_SERVER", "FAIRLEAD_KEY_FILE"

@@ -18,12 +18,13 @@ from pathlib import Path
 import psutil
 
 from serving.client import STATE_FILE, Endpoint, RequestError
-from serving.config import LOG, ServerError, ServerSettings, stock
+from serving.config import LOG, stock
 from serving.logs import RAISED, plain, why
 from serving.management import Registered
 from serving.probe import Broken, check_golden
 from serving.process import running
 from serving.servers import management
+from serving.settings import ServerError, ServerSettings
 from serving.state import check_archive, read_models, replace_file, write_models
 
 LOCK = "change.lock"

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from serving.client import Client, Kind, RequestError, read_endpoint, read_token
-from serving.config import ServerError, ServerSettings
 from serving.front import Front
 from serving.metrics import CONTENT_TYPE, clear, page
+from serving.settings import ServerError, ServerSettings
 from serving.state import golden_requests, read_models
 from serving.worker.messages import PROBE
 

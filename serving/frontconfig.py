@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from serving.config import ServerSettings
+from serving.settings import ServerSettings
 
 CONFIG = "front.json"
 ACCESS, LOG = "access.log", "front.log"

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 
 from serving.client import Client, Endpoint, RequestError, plain_http, read_endpoint, read_token
-from serving.config import ServerError, ServerSettings
 from serving.management import Registered
 from serving.servers import management
+from serving.settings import ServerError, ServerSettings
 from serving.state import Served, golden_requests, read_models
 from serving.worker.messages import PROBE
 

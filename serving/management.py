@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from serving.client import RequestError, plain_http, read_endpoint, read_token
-from serving.config import ServerError, ServerSettings
+from serving.settings import ServerError, ServerSettings
 
 READY = "READY"
 

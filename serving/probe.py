@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from serving.client import Client, RequestError, read_token
-from serving.config import ServerError
 from serving.inputs.spec import DataSpec, Transform, read_spec
 from serving.predictor import numbers, rounding
+from serving.settings import ServerError
 from serving.state import golden_requests
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from serving.client import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, Endpoint, RequestError, read_endpoint
-from serving.config import PORTS, ServerError
 from serving.inputs.spec import read_json
+from serving.settings import PORTS, ServerError
 
 GONE = 10.0  # seconds that a killed process may take to be gone
 WORKERS = ("model_service_worker.py", "serving.asgi.worker")

@@ -19,10 +19,10 @@ from typing import ClassVar, Self
 import psutil
 
 from serving.client import STATE_FILE, Client, Endpoint, Kind, RequestError, read_token
-from serving.config import PORTS, ServerError, ServerSettings
 from serving.inputs.spec import write_json
 from serving.logs import read_log, why
 from serving.process import check_port, free_ports, running, stop
+from serving.settings import PORTS, ServerError, ServerSettings
 from serving.state import Models, check_models, golden_requests, of_archive, read_models, write_models
 
 __all__ = ["Server", "ServerError", "ServerSettings", "free_ports", "running", "stop"]

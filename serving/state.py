@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from serving.archive import ArchiveError, read_manifest
-from serving.config import ServerError
 from serving.inputs.spec import read_json
+from serving.settings import ServerError
 
 MODELS = "models.json"
 RECEIPT = "receipt.json"  # beside an archive in the store: what it was certified as

@@ -26,13 +26,13 @@ import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from serving.client import SUPERVISOR_FILE, Endpoint, Kind, RequestError, read_endpoint
-from serving.config import ServerError, ServerSettings
 from serving.edge import edge
 from serving.health import Health
 from serving.inputs.spec import write_json
 from serving.process import running, stop
 from serving.server import Server
 from serving.servers import SERVERS
+from serving.settings import ServerError, ServerSettings
 
 SETTINGS, LOG = "settings.json", "supervisor.log"
 LIMIT, WINDOW = 10, 600.0  # so many restarts in so many seconds, then it gives up

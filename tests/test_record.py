@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.config import ServerError, ServerSettings, write_options
+from serving.config import write_options
 from serving.edge import serve_page
 from serving.metrics import clear, page
 from serving.process import free_ports
+from serving.settings import ServerError, ServerSettings
 from serving.worker.limits import Bucket
 from serving.worker.messages import PROBE, Request
 from serving.worker.metrics import FOLDER as COUNTS

@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_nothing(mine: Road) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     folder, deadline = mine.folder / SCRATCH / str(process.pid), time.monotonic() + 120
-    while not list(folder.glob("clone/data/.*.new")) and time.monotonic() < deadline:
+    while not (folder / "clone/data/ingest").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     assert children

@@ -14,8 +14,8 @@ import pytest
 
 from serving import health, supervisor
 from serving.client import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, Client, read_endpoint
-from serving.config import ServerError
 from serving.process import running, stop
+from serving.settings import ServerError
 from serving.state import of_archive, write_models
 from serving.supervisor import Plan, supervise
 from serving.worker.messages import PROBE, Request

@@ -81,7 +81,9 @@ def test_an_answer_leads_to_its_version(mine: Road) -> None:
     assert [(each["status"], each["answer"]) for each in facts["requests"]] == [(500, None), (200, "7")]
     assert facts["requests"][1]["at"] == "2023-11-14T22:13:20.000+00:00"
     assert facts["model_version"] == version
-    assert [(each["action"], each["to"]) for each in facts["history"]] == [("deploy", version)]
+    served = [(each["action"], each["to"]) for each in facts["history"]]  # other tests of this road serve too
+    assert served[-1] == ("deploy", version)
+    assert "000000000000" not in {to for _, to in served}
     log = RequestLog(REQUESTS.parent, 1 << 20)
     log.add("predict", "mnist", version, 0.0025, [("c-1", 200, "7"), ("c-2", 200, "3")])
     log.flush()

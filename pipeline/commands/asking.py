@@ -101,7 +101,7 @@ def _connected(model: str, grpc: bool = False) -> Any:
     """A client of the running server, or one message and the end."""
     from pipeline.endpoint import client, grpc_client
     from serving.client import RequestError
-    from serving.config import ServerError
+    from serving.settings import ServerError
 
     try:
         return (grpc_client if grpc else client)(model or None)

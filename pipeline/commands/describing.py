@@ -40,7 +40,7 @@ def manifests(
     """Write KServe manifests for both servers, made from the exported bundle; see docs/servers.md."""
     from pipeline.core.params import section
     from pipeline.manifests import Service, write
-    from serving.config import ServerSettings
+    from serving.settings import ServerSettings
 
     try:
         service = Service(bundle, section("server", ServerSettings), storage, image, tag)

@@ -16,8 +16,8 @@ def grpc(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8085) -
     from pipeline.core.params import UserError, section
     from pipeline.endpoint import FOLDER
     from serving.client import RequestError, read_endpoint
-    from serving.config import ServerSettings
     from serving.grpc_front import serve
+    from serving.settings import ServerSettings
 
     if not all(importlib.util.find_spec(module) for module in ("grpc", "google.protobuf")):
         fail("gRPC needs the packages of the extra 'grpc': pip install --editable '.[grpc]'")

@@ -117,7 +117,7 @@ def token(
         from pipeline.core.params import section
         from pipeline.endpoint import FOLDER
         from serving.client import KEY_FILE, read_token
-        from serving.config import ServerSettings
+        from serving.settings import ServerSettings
         from serving.tokens import rotate as change
 
         if rotate:

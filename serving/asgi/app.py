@@ -22,9 +22,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.asgi.body import Refused, body_of, read_body
 from serving.asgi.keys import Keys
 from serving.asgi.models import Models
-from serving.config import ServerSettings
 from serving.metrics import CONTENT_TYPE, page
 from serving.openapi import document
+from serving.settings import ServerSettings
 from serving.worker.messages import JSON, Reply, Request, answered
 from serving.worker.v2 import model_metadata, server_metadata
 

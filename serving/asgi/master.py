@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 
 from serving.asgi.run import BEAT, TABLE, WANTED, WORKERS, Table, read_run, read_table, write_whole
-from serving.config import PORTS, ServerSettings
+from serving.settings import PORTS, ServerSettings
 from serving.state import Models
 
 log = logging.getLogger(__name__)

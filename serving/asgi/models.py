@@ -11,8 +11,8 @@ from pathlib import Path
 from serving.asgi.batching import Batcher
 from serving.asgi.body import Refused
 from serving.asgi.run import Table, read_table
-from serving.config import ServerSettings
 from serving.inputs.spec import DataSpec
+from serving.settings import ServerSettings
 from serving.worker.messages import Reply, Request
 from serving.worker.worker import Worker
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from serving.config import ServerSettings
+from serving.settings import ServerSettings
 
 RUN = "run.json"
 WANTED, TABLE = "wanted.json", "table.json"  # archives that are to run; their unpacked bundles
