@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pipeline.core.params import UserError
 from pipeline.tracking import Run
 
 ALIAS = "champion"
-DIGEST = 12  # digits of a model's version; a number of the registry has fewer
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,15 @@ class Champion:
     archive_sha256: str
 
 
+def entry(version: Any) -> Champion:
+    """A version as MLflow has it, as one that may serve."""
+    tags = version.tags
+    return Champion(
+        version.name, str(version.version), tags.get("model_version", ""), str(version.run_id), str(version.source),
+        tags.get("archive_sha256", ""),
+    )  # fmt: skip
+
+
 def champion(name: str) -> Champion | None:
     """The registered version with the alias `champion`; None where there is none yet."""
     try:
@@ -37,45 +44,7 @@ def champion(name: str) -> Champion | None:
         if tracking.missing(error):
             return None
         raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
-    return _version(name, found)
-
-
-def find(name: str, wanted: str) -> Champion:
-    """The promoted version of a registered model that a number, or the digest of its content, names.
-
-    Raises:
-        UserError: there is none, or it was never promoted.
-    """
-    if not re.fullmatch(r"[0-9a-f]{1,64}", wanted):
-        raise UserError(
-            f"a version is a number of the registry or the digest that answers carry; found {wanted!r}"
-        )
-    found: list[Any] = []
-    try:
-        if wanted.isdigit() and len(wanted) < DIGEST:
-            found = [tracking.client().get_model_version(name, wanted)]
-        else:
-            found = list(
-                tracking.client().search_model_versions(
-                    f"name = '{name}' and tags.model_version = '{wanted}'"
-                )
-            )
-    except tracking.store_error() as error:
-        if not tracking.missing(error):
-            raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
-    if not found:
-        raise UserError(f"the MLflow registry {tracking.uri()} has no version {wanted} of '{name}'")
-    promoted = [each for each in found if each.tags.get("verdict") == "promoted"]
-    if not promoted:
-        crowned = champion(name)
-        if crowned and crowned.number in {str(each.version) for each in found}:
-            return crowned  # somebody moved the alias, and knows why
-        tags = found[0].tags
-        raise UserError(
-            f"version {wanted} of '{name}' was not promoted ({tags.get('verdict', 'no verdict')}: "
-            f"{tags.get('reason', 'no reason')}), so it is not served"
-        )
-    return _version(name, max(promoted, key=lambda each: int(each.version)))
+    return entry(found)
 
 
 def tag(name: str, number: str, tags: Mapping[str, str | None]) -> None:
@@ -93,14 +62,6 @@ def tag(name: str, number: str, tags: Mapping[str, str | None]) -> None:
                 client.delete_model_version_tag(name, number, key)
     except tracking.store_error() as error:
         raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
-
-
-def _version(name: str, found: Any) -> Champion:
-    tags = found.tags
-    return Champion(
-        name, str(found.version), tags.get("model_version", ""), str(found.run_id), str(found.source),
-        tags.get("archive_sha256", ""),
-    )  # fmt: skip
 
 
 def download_bundle(version: Champion, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from pipeline.core.params import UserError
 from pipeline.core.stage import STATE, replacing
 from pipeline.history import Receipt
 from pipeline.registry import Champion
+from pipeline.versions import promoted
 from serving.inputs.spec import write_json
 from serving.settings import ServerError
 from serving.state import RECEIPT, check_archive
@@ -47,12 +48,12 @@ def fetch(name: str, wanted: str | None = None) -> Blessed:
 
     Args:
         name: the registered model.
-        wanted: a number of the registry, or the digest of the content.
+        wanted: a number of the registry, an alias, or the digest of the content or its beginning.
 
     Raises:
         UserError: nothing is promoted, the version was not, or the archive is not the one that was certified.
     """
-    found = registry.find(name, wanted) if wanted else registry.champion(name)
+    found = promoted(name, wanted) if wanted else registry.champion(name)
     if found is None:
         raise UserError(
             f"no version of '{name}' is promoted in the MLflow store {tracking.uri()}; 'make repro' makes and judges "

@@ -61,6 +61,25 @@ def find(name: str, word: str) -> list[Any]:
     return same
 
 
+def promoted(name: str, word: str) -> registry.Champion:
+    """The promoted one of the versions that a word means, as `find`.
+
+    Raises:
+        UserError: there is none, or it was never promoted.
+    """
+    found = find(name, word)
+    if blessed := [each for each in found if each.tags.get("verdict") == "promoted"]:
+        return registry.entry(blessed[0])
+    crowned = registry.champion(name)
+    if crowned and crowned.number in {str(each.version) for each in found}:
+        return crowned  # somebody moved the alias, and knows why
+    tags = found[0].tags
+    raise UserError(
+        f"version {word} of '{name}' was not promoted ({tags.get('verdict', 'no verdict')}: "
+        f"{tags.get('reason', 'no reason')}), so it is not served"
+    )
+
+
 def run_of(version: Any) -> Any:
     """The MLflow run of a registered version.
 
@@ -88,12 +107,8 @@ def bundle_of(version: Any) -> Path:
         )
     place = BUNDLES / f"{version.name}-{tags['archive_sha256'][:12]}"
     if not place.exists():
-        entry = registry.Champion(
-            version.name, str(version.version), tags["model_version"], str(version.run_id),
-            str(version.source), tags["archive_sha256"],
-        )  # fmt: skip
         with replacing(place) as fresh:
-            archive = registry.download_archive(entry, fresh)
+            archive = registry.download_archive(registry.entry(version), fresh)
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(fresh, [name for name in packed.namelist() if name.startswith("bundle/")])
             archive.unlink()

@@ -140,7 +140,7 @@ def test_a_project_is_served_changed_and_brought_back(project: Path, monkeypatch
     assert "already running" in works("serve", "up")
 
     assert "was not promoted (rejected: as the test says)" in refused("serve", "deploy", rejected)
-    assert "has no version 99" in refused("serve", "deploy", "99")
+    assert "has no version '99'" in refused("serve", "deploy", "99")
     assert "found 'champion'" in refused("serve", "deploy", "champion")
     assert "--name '../digits'" in refused("serve", "deploy", "--name", "../digits")
     assert answering() == first
