@@ -115,10 +115,12 @@ def test_changed_raw_data_give_way_to_what_was_ingested(inside: Road, tmp_path: 
 
 
 def test_ctrl_c_leaves_nothing(mine: Road) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits none
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "replay", "1"], cwd=mine.folder, env=mine.environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     folder, deadline = mine.folder / SCRATCH / str(process.pid), time.monotonic() + 120
     while not (folder / "clone/data/ingest").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -141,7 +141,8 @@ def test_a_project_is_served_changed_and_brought_back(project: Path, monkeypatch
 
     assert "was not promoted (rejected: as the test says)" in refused("serve", "deploy", rejected)
     assert "has no version '99'" in refused("serve", "deploy", "99")
-    assert "found 'champion'" in refused("serve", "deploy", "champion")
+    assert f"version {first} of digits serves already" in works("serve", "deploy", "champion")
+    assert "has no version 'nobody'" in refused("serve", "deploy", "nobody")
     assert "--name '../digits'" in refused("serve", "deploy", "--name", "../digits")
     assert answering() == first
 
