@@ -38,7 +38,7 @@ def edge(folder: Path, settings: ServerSettings, kind: Kind) -> Iterator[None]:
         served = serve_page(folder, settings, own if kind == "torchserve" else None)
         held.callback(served.server_close)
         held.callback(served.shutdown)
-        if settings.front:
+        if settings.fronted:
             front = Front(folder, settings)
             front.start()
             held.callback(front.stop)

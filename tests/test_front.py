@@ -403,7 +403,6 @@ def test_a_caddy_that_we_do_not_know_is_refused(tmp_path: Path, monkeypatch: pyt
         ({"front_host": "::"}, "plain text"),
         ({"front_host": "example.org"}, "plain text"),
         ({"tls_certificate": "a.pem"}, "go together"),
-        ({"front": False, "tls_certificate": "a.pem", "tls_key": "b.pem"}, "set front to true"),
         ({"front_port": 8080, "inference_port": 8080}, "must differ"),
         ({"front_host": "127.0.0.1; rm"}, "pattern"),
     ],
@@ -411,6 +410,11 @@ def test_a_caddy_that_we_do_not_know_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_settings_that_would_be_unsafe_are_refused(given: dict, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         ServerSettings(**{"front": True, **given})
+
+
+def test_two_settings_switch_tls_on() -> None:
+    assert ServerSettings(tls_certificate="a.pem", tls_key="b.pem").front_url == "https://127.0.0.1:8443"
+    assert ServerSettings().front_url is None
 
 
 def test_a_certificate_of_no_use_is_said(tmp_path: Path) -> None:

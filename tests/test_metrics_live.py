@@ -44,7 +44,7 @@ def awaited(what: Callable[[], Any]) -> Any:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     certificate, key = write_certificate(tmp_path_factory.mktemp("certificate"))
     tls = {"tls_certificate": str(certificate), "tls_key": str(key)}
-    return settings_of(front=True, max_request_bytes=200_000, **tls)
+    return settings_of(max_request_bytes=200_000, **tls)
 
 
 @pytest.fixture(scope="module")
