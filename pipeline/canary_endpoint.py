@@ -12,7 +12,8 @@ from pipeline.canary import Trial
 from pipeline.canary_record import STOP, End, Look, Plan, finish_record, latest, withdraw
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
-from pipeline.endpoint import FOLDER, Report, rollout, tag_served
+from pipeline.endpoint import Report, rollout, tag_served
+from pipeline.served import FOLDER
 from pipeline.store import Blessed, fetch
 from serving.deploy import changing
 from serving.server import ServerSettings

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import endpoint, history, tracking
+from pipeline import endpoint, history, served, tracking
 from pipeline.cli import app
 from serving.process import free_ports, running, stop
 from serving.state import read_models
@@ -67,7 +67,7 @@ def project(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def answering(name: str | None = None) -> str:
-    with endpoint.client(name) as client:
+    with served.client(name) as client:
         return str(client.predict(PNG)["model_version"])
 
 

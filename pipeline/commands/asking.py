@@ -99,7 +99,7 @@ def explain(
 
 def _connected(model: str, grpc: bool = False) -> Any:
     """A client of the running server, or one message and the end."""
-    from pipeline.endpoint import client, grpc_client
+    from pipeline.served import client, grpc_client
     from serving.client import RequestError
     from serving.settings import ServerError
 

@@ -96,7 +96,7 @@ def feedback(
         from pipeline.canary_labels import add_labels, read_feedback
         from pipeline.canary_observed import Observations
         from pipeline.canary_record import latest
-        from pipeline.endpoint import FOLDER
+        from pipeline.served import FOLDER
 
         labels = read_feedback(file)
         if not labels:
@@ -143,7 +143,7 @@ def _status() -> None:
     from rich.console import Console
 
     from pipeline.canary_record import latest
-    from pipeline.endpoint import FOLDER
+    from pipeline.served import FOLDER
 
     found = latest(FOLDER)
     if found is None:

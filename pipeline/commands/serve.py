@@ -95,8 +95,8 @@ def status(as_json: AsJson = False) -> None:
     import json
 
     with told():
-        from pipeline.endpoint import describe
-        from pipeline.endpoint import status as found
+        from pipeline.served import describe
+        from pipeline.served import status as found
 
         state = found()
         if as_json:
@@ -115,7 +115,7 @@ def token(
     """Say where the tokens are, and change them without a restart."""
     with told():
         from pipeline.core.params import section
-        from pipeline.endpoint import FOLDER
+        from pipeline.served import FOLDER
         from serving.client import KEY_FILE, read_token
         from serving.settings import ServerSettings
         from serving.tokens import rotate as change
@@ -162,7 +162,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
 ) -> None:
     """Print the end of the server's logs."""
-    from pipeline.endpoint import FOLDER
+    from pipeline.served import FOLDER
     from serving.logs import follow as going_on
     from serving.logs import last
 
