@@ -100,7 +100,10 @@ def champion(bundle: Path, peer: Peer) -> Worker:
 
 def route_to(peer: Peer, **given: object) -> Route:
     """Write a route, as the process that watches does, and give it."""
-    usual = {"mode": "canary", "share": 0.3, "until": time.time() + 60, "url": peer.url}
+    usual = {
+        "mode": "canary", "share": 0.3, "until": time.time() + 60, "url": peer.url,
+        "timeout_ms": 20_000,  # on a busy machine an answer may be late
+    }  # fmt: skip
     route = Route("digits", VERSION, OTHER, salt=SALT, **usual | given)  # type: ignore[arg-type]
     write_json(peer.state / ROUTES, asdict(route))
     return route
