@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,6 +23,19 @@ OUTPUT = DATA / "prepare"
 SPLITS = ("train", "val", "test")
 
 
+class Folds(Section):
+    """Cross-validation over what is not test; 0 folds make none."""
+
+    number: int = Field(
+        0, ge=0, le=50, description="Folds; each has its own transform, fitted on its training part."
+    )
+    scheme: Literal["auto", "plain", "stratified", "grouped", "time"] = Field(
+        "auto",
+        description="How samples fall into folds; 'auto': by time where the split is, by groups, else stratified.",
+    )
+    inner: int = Field(0, ge=0, le=50, description="Folds within each fold, for tune.nested.")
+
+
 class Prepare(Section):
     """The `prepare` section."""
 
@@ -37,6 +51,8 @@ class Prepare(Section):
         description="Of series: 'split' scales all by training's moments, 'sample' each by its own, with its level as "
         "further inputs: for amplitudes that differ by orders of magnitude.",
     )
+
+    folds: Folds = Field(default_factory=Folds, description="Cross-validation, for the stage tune.")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Prepare:

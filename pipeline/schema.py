@@ -25,7 +25,7 @@ from pipeline.prepare import Prepare
 from pipeline.promote import Promote
 from pipeline.sources import Data
 from pipeline.tracking import Tracking
-from pipeline.tune import Tune
+from pipeline.tuning.settings import Tune
 from serving.settings import ServerSettings
 
 SCHEMA = Path("params.schema.json")

@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import engine
 from pipeline.core.params import UserError
+from pipeline.engine import mapping as engine
 from pipeline.score_inputs import Part
 from pipeline.score_merge import merge
 from pipeline.score_plan import Asked, identify, locked, made, plan, stamp, tidied

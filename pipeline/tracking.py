@@ -39,6 +39,11 @@ class Tracking(Section):
     studies: str = Field(
         "sqlite:///.fairlead/studies.db", description="Where Optuna keeps its studies, so that they resume."
     )
+    country: str = Field(
+        "",
+        pattern=r"^([A-Z]{3})?$",
+        description="Where the energy comes from, as three letters (ISO 3166: FRA); empty: the world's mean.",
+    )
     system_metrics_seconds: float = Field(
         2.0, gt=0, le=600, description="Seconds between samples of CPU, memory and GPU use."
     )

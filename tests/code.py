@@ -20,8 +20,9 @@ TEMPLATES = "pipeline/templates"
 FIRST_PARTY = ("pipeline", "models", "serving")
 # A stage that needs more than half the files of such a folder depends on the folder.
 FOLDERS = (
-    "models", "pipeline/checks", "pipeline/core", "pipeline/duplicates", "pipeline/facts", "pipeline/fitting",
-    "pipeline/sources", "pipeline/transforms", TEMPLATES, "serving/inputs", "serving/worker",
+    "models", "pipeline/checks", "pipeline/core", "pipeline/duplicates", "pipeline/engine", "pipeline/facts",
+    "pipeline/fitting", "pipeline/sources", "pipeline/transforms", "pipeline/tuning", TEMPLATES, "serving/inputs",
+    "serving/worker",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from pipeline import origin, tracking
 from pipeline.core.params import UserError, validate
 from pipeline.replay import FACTS, Outcome, judged, recorded, replay
 from pipeline.replay_clone import OURS, SCRATCH, UNLIMITED, clone, command, lay_data, scratch, write_params
-from pipeline.tune import Tune
+from pipeline.tuning.settings import Tune
 from tests.project import ROOT
 from tests.recipes import standing_in
 from tests.road import Road

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine
 from pipeline.core.params import UserError
+from pipeline.engine import mapping as engine
 from pipeline.score import score
 from pipeline.score_plan import Asked
 from tests.bundles import write_bundle

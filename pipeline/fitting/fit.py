@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from models.adversarial import Adversarial
@@ -44,11 +44,33 @@ TASKS: dict[Task, type[Supervised]] = {
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 
 
+class Privacy(BaseModel, extra="forbid", frozen=True):
+    """Differentially private training; epsilon 0 trains without."""
+
+    epsilon: float = Field(
+        0, ge=0, le=1000, description="Privacy budget; smaller is more private; 0 is none at all."
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="Chance that the guarantee fails; below 1 / samples.")
+    clip: float = Field(1.0, gt=0, le=1000, description="Largest norm of one sample's gradient.")
+
+
 class Train(Optimiser, extra="forbid", frozen=True):
     """The `train` section: how a model is fitted."""
 
     max_epochs: int = Field(14, ge=1, le=10_000, description="Epochs at most.")
-    batch_size: int = Field(128, ge=2, le=65_536, description="Samples in a batch.")
+    batch_size: int = Field(
+        128,
+        ge=0,
+        le=65_536,
+        description="Samples in a batch, of all processes together; 0: the largest that fits.",
+    )
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="Batches whose gradients are added up before a step is taken."
+    )
+    privacy: Privacy = Field(
+        default_factory=lambda: Privacy(),
+        description="Differential privacy of the training samples (DP-SGD).",
+    )
     patience: int = Field(
         8, ge=0, description="Epochs without a better validation loss before stopping; 0 never stops early."
     )

@@ -1,0 +1,97 @@
+"""Tasks that run elsewhere and ask their coordinator questions meanwhile: the contract that every engine keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+Ask = Callable[[Any], Any]  # a running task's question to its coordinator, which waits for the answer
+Work = Callable[[T, Ask], R]  # a function of a module, since it is sent to other processes
+Answer = Callable[[T, Any], Any]  # what the coordinator says to a question of a task
+
+
+@dataclass(frozen=True)
+class Done(Generic[T, R]):
+    """A task that ended: with its result, with the exception that it raised, or lost with its process or machine."""
+
+    task: T
+    result: R | None = None
+    error: Exception | None = None
+    lost: str = ""  # what became of its process
+
+
+class Executor(ABC, Generic[T, R]):
+    """Runs tasks, `size` of them at once; the coordinator alone talks to storages and shows progress.
+
+    A task may be submitted again after it was lost: work goes on from what it left on disk.
+    """
+
+    size: int
+
+    def __init__(self, work: Work[T, R], answer: Answer[T]) -> None:
+        self.work, self.answer = work, answer
+
+    @property
+    @abstractmethod
+    def running(self) -> int:
+        """Tasks submitted and not ended."""
+
+    @abstractmethod
+    def submit(self, task: T) -> None:
+        """Hand a task out; call it while fewer than `size` are running."""
+
+    @abstractmethod
+    def wait(self) -> Done[T, R]:
+        """The next task that ends. Questions are answered meanwhile, in this thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what runs; no process is left."""
+
+
+class Here(Executor[T, R]):
+    """One task at a time, in this process."""
+
+    size = 1
+
+    def __init__(self, work: Work[T, R], answer: Answer[T]) -> None:
+        super().__init__(work, answer)
+        self._waiting: deque[T] = deque()
+
+    @property
+    def running(self) -> int:
+        """Tasks submitted and not ended."""
+        return len(self._waiting)
+
+    def submit(self, task: T) -> None:
+        """Queue a task."""
+        self._waiting.append(task)
+
+    def wait(self) -> Done[T, R]:
+        """Run the first task that waits."""
+        task = self._waiting[0]
+        try:
+            return Done(task, self.work(task, lambda question: self.answer(task, question)))
+        except Exception as error:
+            return Done(task, error=error)
+        finally:
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Nothing runs between two calls."""
+
+
+@contextmanager
+def executor(work: Work[T, R], answer: Answer[T], workers: int = 1) -> Iterator[Executor[T, R]]:
+    """The executor that the parameters ask for, closed in the end."""
+    pool: Executor[T, R] = Here(work, answer)
+    try:
+        yield pool
+    finally:
+        pool.close()

@@ -1,0 +1,1 @@
+"""The search for hyperparameters: spaces, samplers, pruners, trials, budgets, and what is made of them."""

@@ -1,0 +1,58 @@
+"""Optuna studies that are stored and go on after a kill, never restarted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline.core.params import UserError
+from pipeline.tuning.settings import Tune
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
+    """Open or create a study; what a kill left running is still there, with its values and its reports."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage.startswith("sqlite:///"):
+        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
+        load_if_exists=True,
+    )
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that ended, whichever way."""
+    return study.get_trials(states=DONE)
+
+
+def unfinished(study: optuna.Study) -> list[Trial]:
+    """The trials that a kill left running, to be gone on with."""
+    return [Trial(study, each._trial_id) for each in study.get_trials(states=(TrialState.RUNNING,))]
+
+
+def seconds_spent(study: optuna.Study) -> float:
+    """Seconds inside trials, over all sessions."""
+    return sum(trial.user_attrs.get("seconds", 0.0) for trial in study.get_trials(deepcopy=False))
+
+
+def best(study: optuna.Study) -> FrozenTrial:
+    """The best finished trial.
+
+    Raises:
+        UserError: none finished; says why the last one failed.
+    """
+    if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+        return study.best_trial
+    reasons = [t.user_attrs["reason"] for t in ended(study) if "reason" in t.user_attrs]
+    raise UserError(
+        f"no trial of the study '{study.study_name}' finished"
+        + (f"; the last failed with {reasons[-1]}" if reasons else "")
+        + "; widen tune.space, give more tune.trials or tune.minutes, or set tune.trials to 0"
+    )
