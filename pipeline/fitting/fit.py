@@ -13,6 +13,7 @@ from models.served import Served
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.checkpoints import Checkpoints
+from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.settings import Job, Train
 from pipeline.fitting.trainer import Epochs, device_of, make_trainer, quiet, threads_for
@@ -55,7 +56,7 @@ def fit(
 
 def steps(job: Job, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
     """What happens in the loop, in its order: seeding, `callbacks`, averaging, early stopping."""
-    found: list[Callback] = [Epochs(job.seed, hooks), *callbacks]
+    found: list[Callback] = [Epochs(job.seed, hooks, Meter(device_of(job.compute))), *callbacks]
     if job.train.ema:
         found.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:

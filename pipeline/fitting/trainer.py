@@ -13,8 +13,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from models.tasks import everyone
 from pipeline.core.params import UserError
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.settings import Job, Train
 
@@ -22,10 +24,13 @@ SMALL = 64 * 64  # values of one input up to which one thread does the work
 
 
 class Epochs(Callback):
-    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it."""
+    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it.
 
-    def __init__(self, seed: int, hooks: list[EpochHook]) -> None:
-        self.seed, self.hooks, self.began = seed, hooks, 0.0
+    `joules` are those of all processes since the report before.
+    """
+
+    def __init__(self, seed: int, hooks: list[EpochHook], meter: Meter) -> None:
+        self.seed, self.hooks, self.meter, self.began = seed, hooks, meter, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed every generator from the seed and the epoch."""
@@ -38,6 +43,7 @@ class Epochs(Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["seconds"] = time.perf_counter() - self.began
+        metrics["joules"] = sum(map(float, everyone(torch.tensor(self.meter.joules(), dtype=torch.float64))))
         for hook in self.hooks:
             hook(trainer.current_epoch, metrics)
 

@@ -90,7 +90,7 @@ def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> float:
         nonlocal began
         now = time.perf_counter()
         curve.append(metrics[METRIC])
-        told = Report(fold, epoch, metrics, now - began, 0.0)
+        told = Report(fold, epoch, metrics, now - began, metrics["joules"])
         began = now
         last = epoch + 1 == job.train.max_epochs and fold + 1 == len(task.jobs)
         if ask(told) and task.pruned and not last:
