@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
 from pipeline.tuning.settings import Tune
+from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -17,11 +16,9 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     """Open or create a study; what a kill left running is still there, with its values and its reports."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
