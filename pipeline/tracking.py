@@ -151,9 +151,7 @@ def download(artifact: str, folder: Path) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=artifact, dst_path=str(folder)))
     except (store_error(), OSError) as error:
-        raise UserError(
-            f"{artifact} cannot be fetched from the MLflow store {place()}: {error}"
-        ) from None
+        raise UserError(f"{artifact} cannot be fetched from the MLflow store {place()}: {error}") from None
 
 
 def experiment_id() -> str:

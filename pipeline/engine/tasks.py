@@ -92,8 +92,13 @@ class Here(Executor[T, R]):
 @contextmanager
 def executor(work: Work[T, R], answer: Answer[T], compute: Compute) -> Iterator[Executor[T, R]]:
     """The executor that the section `compute` asks for, closed in the end."""
-    del compute
-    pool: Executor[T, R] = Here(work, answer)
+    pool: Executor[T, R]
+    if compute.engine == "ray":
+        from pipeline.engine.ray_tasks import RayTasks
+
+        pool = RayTasks(work, answer, compute)
+    else:
+        pool = Here(work, answer)
     try:
         yield pool
     finally:
