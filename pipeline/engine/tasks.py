@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pipeline.fitting.compute import Compute
+
 T = TypeVar("T")
 R = TypeVar("R")
 Ask = Callable[[Any], Any]  # a running task's question to its coordinator, which waits for the answer
@@ -88,8 +90,9 @@ class Here(Executor[T, R]):
 
 
 @contextmanager
-def executor(work: Work[T, R], answer: Answer[T], workers: int = 1) -> Iterator[Executor[T, R]]:
-    """The executor that the parameters ask for, closed in the end."""
+def executor(work: Work[T, R], answer: Answer[T], compute: Compute) -> Iterator[Executor[T, R]]:
+    """The executor that the section `compute` asks for, closed in the end."""
+    del compute
     pool: Executor[T, R] = Here(work, answer)
     try:
         yield pool

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
-from pipeline.engine.tasks import executor
+from pipeline.engine.tasks import Work, executor
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job
 from pipeline.tuning.pruners import PRUNERS
@@ -28,7 +28,7 @@ class Plan:
     """What is searched, and with what.
 
     Args:
-        jobs: what to fit with the given values, one for each fold.
+        jobs: what to fit with the given values, one for each fold; none where `work` goes by a task's values.
         folder: for the trials' checkpoints.
     """
 
@@ -40,18 +40,20 @@ class Plan:
 
 
 class Coordinator:
-    """Runs one study to the end of its budget."""
+    """Runs one study to the end of its budget; `work` is what workers do with a trial's task."""
 
-    def __init__(self, study: optuna.Study, plan: Plan, after: After) -> None:
-        self.study, self.plan, self.after = study, plan, after
+    def __init__(
+        self, study: optuna.Study, plan: Plan, after: After, work: Work[Task, Outcome] = run_trial
+    ) -> None:
+        self.study, self.plan, self.after, self.work = study, plan, after, work
         self.live: dict[int, Trial] = {}
         self.curves: dict[int, list[dict[str, float]]] = {}
-        reports = plan.settings.max_epochs if len(plan.jobs) == 1 else len(plan.jobs)
+        reports = plan.settings.max_epochs if len(plan.jobs) <= 1 else len(plan.jobs)
         study.pruner = PRUNERS[plan.settings.pruner](plan.settings, reports)
 
     def run(self) -> None:
         """Go on with what was interrupted, then begin trials until the budget is spent; wait for all of them."""
-        with executor(run_trial, self.answer, self.plan.compute.workers) as pool:
+        with executor(self.work, self.answer, self.plan.compute) as pool:
             waiting = unfinished(self.study)
             while True:
                 while pool.running < pool.size and (waiting or self.may_begin()):
@@ -81,7 +83,7 @@ class Coordinator:
         values = {name: domain.suggest(trial, name) for name, domain in settings.space.items()}
         self.live[trial.number], self.curves[trial.number] = trial, []
         jobs = tuple(settled(job, values, settings.space) for job in self.plan.jobs)
-        return Task(trial.number, jobs, self.plan.folder / str(trial.number))
+        return Task(trial.number, jobs, self.plan.folder / str(trial.number), values=values)
 
     def answer(self, task: Task, report: Report) -> bool:
         """Store an epoch; True where the trial is to be pruned."""

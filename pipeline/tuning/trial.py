@@ -28,12 +28,14 @@ class Task:
         jobs: what to fit, with the trial's values: one for each fold, or one.
         folder: its own, for checkpoints; what is found there is gone on with.
         pruned: ask after each epoch whether to end.
+        values: of the trial, by the keys of the space; the jobs have them already.
     """
 
     number: int
     jobs: tuple[Job, ...]
     folder: Path
     pruned: bool = True
+    values: Plain = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
