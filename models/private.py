@@ -1,8 +1,8 @@
 """DP-SGD for the tasks: the gradient of every sample is clipped, their sum is noised.
 
 After Abadi et al., "Deep Learning with Differential Privacy" (2016). A sample's gradient is taken of a batch that holds
-it alone (`torch.func`), so that no layer can mix samples, whatever it does; it differs from Opacus' own hooks, which know
-some layers, in that alone. Opacus' optimiser clips, adds up and scales.
+it alone (`torch.func`), so that no layer can mix samples, whatever it does; Opacus' own hooks know some layers alone,
+and draw dropout anew for the rest. Opacus' optimiser clips, adds up and scales.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Private(Supervised):
         inputs = self.augment(inputs)
         chunk = max(1, MEMORY // (4 * sum(each.numel() for each in weights.values())))
         losses = [
-            self._gathered(weights, *part) for part in zip(inputs.split(chunk), targets.split(chunk), strict=True)
+            self._gathered(weights, *part)
+            for part in zip(inputs.split(chunk), targets.split(chunk), strict=True)
         ]
         return self._told(torch.cat(losses).mean(), len(targets))
 

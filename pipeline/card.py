@@ -33,6 +33,16 @@ LIMITS = {
 def training_of(run: dict[str, Any]) -> dict[str, str]:
     """What a training took and what it promises, in words, by what is told; for the card and the report."""
     found: dict[str, str] = {}
+    if privacy := run.get("privacy"):
+        tuned = (
+            "; what choosing among trials on the same samples tells is not counted"
+            if run.get("tuned")
+            else ""
+        )
+        found["Privacy of the training samples"] = (
+            f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for each sample (DP-SGD, gradients clipped "
+            f"to {privacy['clip']:g}, noise {privacy['noise_multiplier']:.3f} times that{tuned})"
+        )
     if energy := run.get("energy"):
         found["Energy of the training"] = (
             f"{1000 * energy['energy_kwh']:.3g} Wh, {1000 * energy['carbon_kg']:.2g} g of CO2 ({energy['how']})"

@@ -23,6 +23,7 @@ from pipeline.fitting.epochlog import EpochLog, read_log
 from pipeline.fitting.fit import Job, Train, fit
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.privacy import promised
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
@@ -80,14 +81,16 @@ def run() -> None:
 
         log = EpochLog(state / "log.csv", record, train.max_epochs)
         doctor = Doctor([lambda epoch, metrics: record(metrics, epoch)])
+        looked_at = train.doctor and not train.privacy.epsilon  # of gradients without noise nothing is kept
         began = time.perf_counter()
         with log.bar:
-            served = fit(job, [log], state, [doctor] if train.doctor else [])
+            served = fit(job, [log], state, [doctor] if looked_at else [])
         seconds = time.perf_counter() - began
     mlrun = recorder.run
     rows = read_log(state / "log.csv")
     best = min(rows, key=lambda row: row["val_loss"])
     energy = spent(sum(row.get("joules", 0.0) for row in rows), country)
+    privacy = promised(train.privacy, rows)
     with replacing(OUTPUT) as folder:
         save(served, job.model, job.spec, job.transform, folder)
         if (tokenizer := TRANSFORM / TOKENIZER).exists():
@@ -96,16 +99,21 @@ def run() -> None:
         write_json(
             folder / "run.json",
             {"run_id": mlrun.id, "data": data, "tuned": values, "families": families, "seconds": seconds,
-             "energy": {**energy, "how": Meter(device_of(job.compute)).how}},
+             "energy": {**energy, "how": Meter(device_of(job.compute)).how}, "privacy": privacy},
         )  # fmt: skip
         write_json(folder / "doctor.json", report(doctor.facts))
         mlrun.files(folder / "log.csv", "train")
         mlrun.files(folder / "doctor.json", "train")
-    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")} | energy)
+    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")} | energy | privacy)
     mlrun.finish()
     shutil.rmtree(state)
     for diagnosis in diagnose(doctor.facts):
         print(f"train: {diagnosis}")
+    if privacy:
+        print(
+            f"train: privacy: epsilon {privacy['epsilon']:.3f} of {train.privacy.epsilon:g} spent "
+            f"at delta {train.privacy.delta:g}"
+        )
     print(
         f"train: {len(rows)} epochs, fitted in {seconds:.0f} s with {told(energy)}; best val_loss "
         f"{best['val_loss']:.4f}, score {best['val_score']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"

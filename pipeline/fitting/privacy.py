@@ -19,8 +19,9 @@ from pytorch_lightning.callbacks import Callback
 from pipeline.core.params import UserError
 from pipeline.extras import OPACUS
 from pipeline.fitting.batches import Batches
+from pipeline.fitting.guarantee import breaches
 from pipeline.fitting.secret import Secret
-from pipeline.fitting.settings import Privacy, Train
+from pipeline.fitting.settings import Job, Privacy
 from serving.inputs.spec import Task
 
 if TYPE_CHECKING:
@@ -84,21 +85,33 @@ def epsilon_spent(noise: float, rate: float, steps: int, delta: float) -> float:
         return float(accountant.get_epsilon(delta=delta)) if steps else 0.0
 
 
-class Guarded(Callback):
-    """Gives a private task its noise, and says what is spent: that of the steps really taken, which checkpoints count."""
+def promised(settings: Privacy, rows: list[dict[str, float]]) -> dict[str, float]:
+    """What a training whose log has these rows promises, as metrics of its run; nothing where none was asked for."""
+    if not settings.epsilon:
+        return {}
+    spent = {name: rows[-1][name] for name in ("epsilon", "noise_multiplier")}
+    return {**spent, "delta": settings.delta, "clip": settings.clip}
 
-    def __init__(self, train: Train, batches: Batches, secret: Secret) -> None:
+
+class Guarded(Callback):
+    """Gives a private task its noise, and says what is spent: by the steps really taken, which checkpoints count."""
+
+    def __init__(self, job: Job, batches: Batches, secret: Secret) -> None:
         """Find the noise for the whole training.
 
         Raises:
-            UserError: `delta` promises nothing for so few samples, or the budget is too small.
+            UserError: something breaks the guarantee, `delta` promises nothing for so few samples, or the budget is
+                too small.
         """
+        train, sections = job.train, {"model": job.model, "train": job.train, "compute": job.compute}
+        if found := breaches({name: section.model_dump() for name, section in sections.items()}):
+            raise UserError("\n".join(each.message for each in found))
         self.settings, self.secret, self.steps = train.privacy, secret, 0
         self.rate, self.batch = batches.rate, batches.rate * batches.rows
         if self.settings.delta >= 1 / batches.rows:
             raise UserError(
-                f"train.privacy.delta is {self.settings.delta:g} and there are {batches.rows} training samples; expected "
-                f"less than {1 / batches.rows:.1g}, as a delta of one in so many allows to give one of them away"
+                f"train.privacy.delta is {self.settings.delta:g} and there are {batches.rows} training samples; "
+                f"expected less than {1 / batches.rows:.1g}, as one of so many may be given away with that chance"
             )
         self.noise = noise_multiplier(self.settings, self.rate, len(batches) * train.max_epochs)
 
@@ -113,12 +126,14 @@ class Guarded(Callback):
 
         assert isinstance(pl_module, Private)
         clip = self.settings.clip
-        pl_module.noised = Noised(trainer.optimizers[0], self.noise, clip, self.batch, self._draw)
-        self.steps = trainer.global_step
+        pl_module.noised = Noised(
+            trainer.optimizers[0], self.noise, clip, self.batch, lambda shape: self._noise(shape)
+        )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Let this step draw from the secret."""
-        self._draw = self.secret.noise(trainer.global_step)
+        self._noise = self.secret.noise(trainer.global_step)
         torch.manual_seed(self.secret.seed(trainer.global_step))
+        self.steps = trainer.global_step + 1

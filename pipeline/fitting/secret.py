@@ -1,8 +1,8 @@
 """The secret that a private training draws from: what is drawn, and with it the guarantee, is worth what is not known.
 
 Who knows the seed of the noise can take the noise away, and who knows which samples were drawn gains what drawing them
-hides. So neither comes from `seed`, which is published in `params.yaml`, but from the operating system. The secret
-lies beside the checkpoints while they are needed, so that a training that was killed goes on with the same draws, and is
+hides. So neither comes from `seed`, which is published in `params.yaml`, but from the operating system. The secret lies
+beside the checkpoints while they are needed, so that a training that was killed goes on with the same draws, and is
 destroyed as the training ends: nobody can repeat it, and that is the point.
 """
 
