@@ -10,8 +10,10 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from models.served import Served
+from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
+from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.settings import Job, Train
@@ -39,7 +41,9 @@ def fit(
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
     kept = Checkpoints(checkpoints) if checkpoints else None
-    trainer = make_trainer(job, [*steps(job, hooks, callbacks or []), *(kept.callbacks if kept else [])])
+    trainer = make_trainer(
+        job, [*steps(job, train, hooks, callbacks or []), *(kept.callbacks if kept else [])]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
@@ -53,9 +57,11 @@ def fit(
     return task.served.cpu().eval()
 
 
-def steps(job: Job, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
-    """What happens in the loop, in its order: seeding, `callbacks`, averaging, early stopping."""
+def steps(job: Job, train: Batches, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
+    """What happens in the loop, in its order: seeding, `callbacks`, adding up batches, averaging, early stopping."""
     found: list[Callback] = [Epochs(job.seed, hooks), *callbacks]
+    if job.train.accumulate > 1:
+        found.append(Accumulated(train, job.train.accumulate))
     if job.train.ema:
         found.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:
