@@ -40,8 +40,8 @@ def training_of(run: dict[str, Any]) -> dict[str, str]:
             else ""
         )
         found["Privacy of the training samples"] = (
-            f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for each sample (DP-SGD, gradients clipped "
-            f"to {privacy['clip']:g}, noise {privacy['noise_multiplier']:.3f} times that{tuned})"
+            f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for each sample (DP-SGD, gradients "
+            f"clipped to {privacy['clip']:g}, noise {privacy['noise_multiplier']:.3f} times that{tuned})"
         )
     if energy := run.get("energy"):
         found["Energy of the training"] = (

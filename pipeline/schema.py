@@ -17,8 +17,8 @@ from pipeline.core.project import Name, Seed
 from pipeline.evaluate import Evaluate
 from pipeline.export import Export
 from pipeline.fitting.compute import Compute
-from pipeline.fitting.fit import Train
-from pipeline.fitting.guarantee import breaches
+from pipeline.fitting.contradictions import contradictions
+from pipeline.fitting.settings import Train
 from pipeline.fitting.space import check
 from pipeline.ingest import Ingest
 from pipeline.limits import Validate
@@ -90,9 +90,11 @@ def check_all(path: Path = PARAMS) -> None:
             check(sections["tune"].space, {key: sections[key] for key in ("model", "train")}, path)
         except UserError as error:
             problems.append(str(error))
-    problems += [
-        f"{where(tuple(each.key.split('.')), text, path)}: {each.message}" for each in breaches(content)
-    ]
+    if {"model", "train", "compute"} <= sections.keys():
+        problems += [
+            f"{where(tuple(rule.key.split('.')), text, path)}: {rule.message}"
+            for rule in contradictions(content)
+        ]
     if problems:
         raise UserError("\n".join(problems))
 

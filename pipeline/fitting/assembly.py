@@ -14,6 +14,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.fitting.augmentation import build as build_augmentation
 from pipeline.fitting.batches import Batches
+from pipeline.fitting.contradictions import contradictions
 from pipeline.fitting.features import features, fixed
 from pipeline.fitting.pretrained import weights_file
 from pipeline.fitting.privacy import private_task
@@ -31,6 +32,7 @@ TASKS: dict[Task, type[Supervised]] = {
 def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batches, Batches]:
     """The task and its training and validation batches; with a `secret`, those of private training."""
     check_suits(job.train, job.spec)
+    check_together(job)
     device = device_of(job.compute)
     try:
         served = Served(job.model, job.spec, job.transform)
@@ -50,7 +52,7 @@ def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batche
         shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0], secret=secret,
     )  # fmt: skip
     val = Batches(job.val_folder, 512, device, inputs=given[1])
-    steps = len(train) * job.train.max_epochs
+    steps = -(-len(train) // job.train.accumulate) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
     kind = private_task(job.spec.task) if secret else TASKS[job.spec.task]
     task = kind(served, job.train, augment, steps, mix, counts)
@@ -58,6 +60,17 @@ def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batche
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
     task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
     return task, train, val
+
+
+def check_together(job: Job) -> None:
+    """Refuse parameters that exclude each other, which a trial may have brought together.
+
+    Raises:
+        UserError: with a line for each contradiction.
+    """
+    sections = {"model": job.model, "train": job.train, "compute": job.compute}
+    if found := contradictions({name: section.model_dump() for name, section in sections.items()}):
+        raise UserError("\n".join(rule.message for rule in found))
 
 
 def check_suits(train: Train, spec: DataSpec) -> None:

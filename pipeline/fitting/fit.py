@@ -10,8 +10,10 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from models.served import Served
+from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
+from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
 from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
@@ -40,13 +42,13 @@ def fit(
     pl.seed_everything(job.seed, workers=False, verbose=False)
     secret = Secret(checkpoints) if job.train.privacy.epsilon else None
     task, train, val = assemble(job, secret)
-    guard = Guarded(job, train, secret) if secret else None
+    guard = Guarded(job.train, train, secret) if secret else None
     if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
     kept = Checkpoints(checkpoints, best) if checkpoints else None
     trainer = make_trainer(
-        job, [*steps(job, hooks, callbacks or [], guard), *(kept.callbacks if kept else [])]
+        job, [*steps(job, train, hooks, callbacks or [], guard), *(kept.callbacks if kept else [])]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,12 +66,14 @@ def fit(
 
 
 def steps(
-    job: Job, hooks: list[EpochHook], callbacks: list[Callback], guard: Guarded | None = None
+    job: Job, train: Batches, hooks: list[EpochHook], callbacks: list[Callback], guard: Guarded | None = None
 ) -> list[Callback]:
-    """What happens in the loop, in its order: seeding, privacy, `callbacks`, averaging, early stopping."""
+    """What happens in the loop, in its order: seeding, privacy, `callbacks`, adding up batches, averaging, stopping."""
     meter = Meter(device_of(job.compute))
     epochs = Epochs(job.seed, hooks, meter, guard.spent if guard else dict)
     found: list[Callback] = [epochs, *([guard] if guard else []), *callbacks]
+    if job.train.accumulate > 1:
+        found.append(Accumulated(train, job.train.accumulate))
     if job.train.ema:
         found.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:

@@ -60,6 +60,14 @@ RULES = (
         "memory does not grow with private batches; set train.accumulate: 1, and a larger train.batch_size",
     ),
     Rule("train.precision", "auto", lambda value: value == "16-mixed", "it scales gradients unseen; use bf16-mixed"),
+    Rule(
+        "compute.compile", False, bool,
+        "single samples' gradients are taken of the plain network; set compute.compile: false",
+    ),
+    Rule(
+        "compute.checkpoint_activations", False, bool,
+        "single samples' gradients are taken at once; set compute.checkpoint_activations: false",
+    ),
     Rule("compute.processes", 1, lambda value: value != 1, "one process draws all batches and noise; set it to 1"),
 )  # fmt: skip
 SAFE = ("autoencoder",)  # families without normalisation

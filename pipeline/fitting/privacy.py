@@ -19,9 +19,8 @@ from pytorch_lightning.callbacks import Callback
 from pipeline.core.params import UserError
 from pipeline.extras import OPACUS
 from pipeline.fitting.batches import Batches
-from pipeline.fitting.guarantee import breaches
 from pipeline.fitting.secret import Secret
-from pipeline.fitting.settings import Job, Privacy
+from pipeline.fitting.settings import Privacy, Train
 from serving.inputs.spec import Task
 
 if TYPE_CHECKING:
@@ -96,16 +95,12 @@ def promised(settings: Privacy, rows: list[dict[str, float]]) -> dict[str, float
 class Guarded(Callback):
     """Gives a private task its noise, and says what is spent: by the steps really taken, which checkpoints count."""
 
-    def __init__(self, job: Job, batches: Batches, secret: Secret) -> None:
+    def __init__(self, train: Train, batches: Batches, secret: Secret) -> None:
         """Find the noise for the whole training.
 
         Raises:
-            UserError: something breaks the guarantee, `delta` promises nothing for so few samples, or the budget is
-                too small.
+            UserError: `delta` promises nothing for so few samples, or the budget is too small.
         """
-        train, sections = job.train, {"model": job.model, "train": job.train, "compute": job.compute}
-        if found := breaches({name: section.model_dump() for name, section in sections.items()}):
-            raise UserError("\n".join(each.message for each in found))
         self.settings, self.secret, self.steps = train.privacy, secret, 0
         self.rate, self.batch = batches.rate, batches.rate * batches.rows
         if self.settings.delta >= 1 / batches.rows:
