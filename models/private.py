@@ -41,7 +41,7 @@ class Noised(DPOptimizer):
             found = gradients[weight]
             if not finite.all():
                 found = torch.where(finite.view(-1, *[1] * weight.ndim), found, torch.zeros_like(found))
-            weight.grad_sample = found
+            weight.grad_sample = found.view(found.shape)  # Opacus marks it, and biases may share one
         self.clip_and_accumulate()
 
     def add_noise(self) -> None:
