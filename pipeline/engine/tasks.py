@@ -102,6 +102,10 @@ def executor(work: Work[T, R], answer: Answer[T], compute: Compute) -> Iterator[
 
 
 def _opened(work: Work[T, R], answer: Answer[T], compute: Compute) -> Executor[T, R]:
+    if compute.engine == "ray":
+        from pipeline.engine.ray_tasks import RayTasks
+
+        return RayTasks(work, answer, compute)
     from pipeline.engine.local import Local, at_once
 
     gpus = 0

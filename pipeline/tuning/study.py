@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import optuna
 from optuna.study import StudyDirection
@@ -11,6 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
 from pipeline.tuning.settings import Tune
+from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SECONDS = "seconds"  # of searching, kept with the study
@@ -19,14 +19,11 @@ SECONDS = "seconds"  # of searching, kept with the study
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     """Open or create a study; what a kill left running is still there, with its values and its reports."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", "The reported value is ignored"
-    )  # an epoch that is told again after a kill
-    if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    # An epoch is told again where its worker was killed before it wrote the checkpoint.
+    warnings.filterwarnings("ignore", "The reported value is ignored")
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
