@@ -9,11 +9,16 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
+from pipeline.fitting.space import Plain
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SECONDS = "seconds"  # of searching, kept with the study
+ALONE, LOST = NOTES = (
+    "alone",
+    "lost",
+)  # of a trial: runs in the stage's own process; how often lost, at which epoch
 
 
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
@@ -27,6 +32,12 @@ def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
+
+
+def ask_first(study: optuna.Study, given: list[Plain]) -> None:
+    """Have these values asked before any other; those that a kill left out are added."""
+    for values in given[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(values)
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
