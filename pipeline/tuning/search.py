@@ -23,7 +23,8 @@ from pipeline.tuning.pruners import PRUNERS
 from pipeline.tuning.samplers import SAMPLERS
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.study import ALONE, LOST, ended, unfinished
-from pipeline.tuning.trial import METRIC, Outcome, Report, Task, run_trial, settled
+from pipeline.tuning.task import METRIC, Outcome, Report, Task
+from pipeline.tuning.trial import run_trial, settled
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 LOSSES = 3  # of one trial, with no epoch in between, after which it is taken for the cause
