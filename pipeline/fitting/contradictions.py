@@ -46,14 +46,14 @@ RULES = (
     Rule(
         "compute.compile",
         lambda v: _private(v) and bool(_get(v, "compute.compile")),
-        "compute.compile and train.privacy exclude each other: the gradient of each sample comes from hooks, which a "
-        "compiled network does not run; set compute.compile: false",
+        "compute.compile and train.privacy exclude each other: gradients of single samples are taken of the plain "
+        "network; set compute.compile: false",
     ),
     Rule(
         "compute.checkpoint_activations",
         lambda v: _private(v) and bool(_get(v, "compute.checkpoint_activations")),
-        "compute.checkpoint_activations and train.privacy exclude each other: the gradient of each sample comes from "
-        "the very activations that would not be kept; set compute.checkpoint_activations: false",
+        "compute.checkpoint_activations and train.privacy exclude each other: gradients of single samples come of "
+        "activations that are kept; set compute.checkpoint_activations: false",
     ),
     Rule(
         "train.batch_size",
