@@ -47,6 +47,7 @@ FAMILIES = {
     ),
     ("transfer", "text"): MINILM,
 }  # by model.family and the modality of the data
+OPACUS = Package("opacus", "opacus", "privacy")
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
@@ -82,6 +83,9 @@ def needed(params: dict[str, Any]) -> dict[Package, str]:
             found[package] = f"model.family: {family}"
     if _section(params, "prepare").get("tokenizer") == "pretrained":
         found.setdefault(MINILM, "prepare.tokenizer: pretrained")
+    epsilon = _section(_section(params, "train"), "privacy").get("epsilon")
+    if isinstance(epsilon, int | float) and epsilon > 0:
+        found[OPACUS] = "train.privacy"
     return found
 
 

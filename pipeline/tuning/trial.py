@@ -116,7 +116,7 @@ class Reporter:
             ValueError: the loss is no number any more, or is infinite in the end.
         """
         now = time.perf_counter()
-        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, metrics["joules"]), now
         self.losses.values.append(metrics[METRIC])
         self.told += 1
         over = self.ask(report)
