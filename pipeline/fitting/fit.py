@@ -25,11 +25,12 @@ def fit(
     hooks: list[EpochHook],
     checkpoints: Path | None = None,
     callbacks: list[Callback] | None = None,
+    best: bool = True,
 ) -> Served:
     """Fit one model and return it in evaluation mode on the CPU.
 
     With `checkpoints`, resumes from `last.ckpt` there and returns the weights of the lowest validation
-    loss; without, returns those of the last epoch.
+    loss, if the `best` are asked for; else returns those of the last epoch.
     """
     quiet()
     torch.set_num_threads(job.compute.threads or threads_for(job))
@@ -38,7 +39,7 @@ def fit(
     if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
-    kept = Checkpoints(checkpoints) if checkpoints else None
+    kept = Checkpoints(checkpoints, best) if checkpoints else None
     trainer = make_trainer(job, [*steps(job, hooks, callbacks or []), *(kept.callbacks if kept else [])])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

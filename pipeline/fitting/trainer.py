@@ -53,10 +53,12 @@ def threads_for(job: Job) -> int:
     """CPU threads that training gains from; a rule and no measurement, as rounding depends on their number.
 
     A 28x28 batch is so little work that a second thread saves 15 % on an idle machine and costs twenty
-    times the whole beside another busy process, because threads spin while they wait for each other.
+    times the whole beside another busy process, because threads spin while they wait for each other. Otherwise all
+    cores do it, or the part of them that OMP_NUM_THREADS leaves this process, as with several workers.
     """
     small = math.prod(job.spec.input_shape) <= SMALL and job.model.family != "transfer"
-    return 1 if small else os.cpu_count() or 1
+    part = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return 1 if small else int(part) if part.isdecimal() and int(part) else os.cpu_count() or 1
 
 
 def device_of(compute: Compute) -> torch.device:
