@@ -38,8 +38,7 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
-    storage = section("tracking", tracking.Tracking).studies
-    study = studies.open_study(storage, f"{job.spec.source}-{key}", settings)
+    study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
     if not study.get_trials(deepcopy=False):
         for values in families.first_trials(given(settings.space, job), settings.space):
             study.enqueue_trial(values)  # the given values are the ones to beat
@@ -48,7 +47,7 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
 
 def open_run(study: optuna.Study) -> tracking.Run:
     """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
-    key = f"run {tracking.uri()}"
+    key = f"run {tracking.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
         run = tracking.start("tune", {"stage": "tune", "study": study.study_name})
