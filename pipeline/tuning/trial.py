@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
 from serving.inputs.spec import read_json, write_json
 
-METRIC = "val_loss"
+METRIC, SPREAD = "val_loss", "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
 
 
@@ -90,10 +91,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
