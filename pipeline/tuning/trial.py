@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from pipeline.tuning.task import Report as Report
 from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
+SPREAD = "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
 
 
@@ -49,10 +51,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
