@@ -25,6 +25,7 @@ from pipeline.prepare import Prepare
 from pipeline.promote import Promote
 from pipeline.sources import Data
 from pipeline.tracking import Tracking
+from pipeline.tuning.agreement import check as agree
 from pipeline.tuning.settings import Tune
 from serving.settings import ServerSettings
 
@@ -87,6 +88,11 @@ def check_all(path: Path = PARAMS) -> None:
     if {"model", "train", "tune"} <= sections.keys():
         try:
             check(sections["tune"].space, {key: sections[key] for key in ("model", "train")}, path)
+        except UserError as error:
+            problems.append(str(error))
+    if {"tune", "prepare"} <= sections.keys():
+        try:
+            agree(sections["tune"], sections["prepare"].folds.number, path)
         except UserError as error:
             problems.append(str(error))
     if problems:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from models.served import Served
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
+from pipeline.tuning.measures import latency_ms, parameters, parameters_of
 
 METRIC = "val_loss"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
@@ -28,12 +30,18 @@ class Task:
         jobs: what to fit, with the trial's values: one for each fold, or one.
         folder: its own, for checkpoints; what is found there is gone on with.
         pruned: ask after each epoch whether to end.
+        values: of the trial, by the keys of the space; the jobs have them already.
+        most: weights of a network; one of more is not fitted at all; 0 is any number.
+        timed: measure how long an answer takes.
     """
 
     number: int
     jobs: tuple[Job, ...]
     folder: Path
     pruned: bool = True
+    values: Plain = field(default_factory=dict)
+    most: int = 0
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,16 +81,23 @@ def settled(job: Job, values: Plain, space: Space) -> Job:
 def run_trial(task: Task, ask: Ask) -> Outcome:
     """Fit every fold; the trial's value is the mean of their last validation losses."""
     try:
-        losses = [fit_fold(task, fold, job, ask) for fold, job in enumerate(task.jobs)]
+        if task.most and (count := parameters_of(task.jobs[0])) > task.most:
+            reason = f"not fitted: {count} parameters, and tune.constraints.parameters is {task.most}"
+            return Outcome("pruned", {"parameters": count}, reason)
+        fitted = [fit_fold(task, fold, job, ask) for fold, job in enumerate(task.jobs)]
+        served, losses = fitted[-1][0], [loss for _, loss in fitted]
+        measures = {METRIC: sum(losses) / len(losses), "parameters": float(parameters(served))}
+        if task.timed:
+            measures["latency_ms"] = latency_ms(served, task.jobs[-1])
     except Pruned:
         return Outcome("pruned")
     except FAILURES as error:
         return Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
-    return Outcome("complete", {METRIC: sum(losses) / len(losses)})
+    return Outcome("complete", measures)
 
 
-def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> float:
-    """The last validation loss of one fold."""
+def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> tuple[Served, float]:
+    """The network of one fold and its last validation loss."""
     curve: list[float] = []
     began = time.perf_counter()
 
@@ -96,7 +111,7 @@ def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> float:
         if ask(told) and task.pruned and not last:
             raise Pruned
 
-    fit(with_rate(job), [report])
+    served = fit(with_rate(job), [report])
     if not math.isfinite(curve[-1]):
         raise ValueError(f"the trial ended with the value {curve[-1]}")
-    return curve[-1]
+    return served, curve[-1]
