@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed, nn
 
-from models.losses import Loss, l1
+from models.losses import Loss, each, l1
 from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
@@ -87,6 +87,11 @@ class Supervised(pl.LightningModule):
             parts = [torch.ones_like(scaled), scaled, scaled**2, (out - scaled) ** 2]
             sums = torch.stack([part.sum(0) for part in parts])  # (4, M)
             self.totals["r2"] = self.totals["r2"] + sums if "r2" in self.totals else sums
+
+    def losses(self, batch: Batch) -> torch.Tensor | None:
+        """The loss of every sample (n,) of a validation batch, whose mean is `val_loss`; None where there is none."""
+        inputs, targets = batch
+        return each(self.served.raw(inputs), self._scaled(targets))
 
     def _add(self, name: str, value: torch.Tensor, count: int) -> None:
         pair = torch.stack([value.double(), value.new_tensor(count, dtype=torch.float64)])

@@ -20,6 +20,7 @@ from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import Space, check
 from pipeline.tuning import study as studies
+from pipeline.tuning.folded import fold_jobs
 from pipeline.tuning.results import draw, log_trial, write_best, write_table
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
@@ -29,14 +30,15 @@ OUTPUT = DATA / "tune"
 RATE = "train.lr"
 
 
-def find_study(settings: Tune, job: Job) -> optuna.Study:
+def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     """The stored study of these data, this space and these base values; a new one asks the given values first."""
+    job = jobs[0]
     base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     space = {name: domain.model_dump() for name, domain in settings.space.items()}
     kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
-    key = digest(base, space, kept, job.seed, data_digest(job.train_folder, job.val_folder))
-    storage = section("tracking", tracking.Tracking).studies
-    study = studies.open_study(storage, f"{job.spec.source}-{key}", settings)
+    folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
+    key = digest(base, space, kept, job.seed, data_digest(*folders))
+    study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
     if not study.get_trials(deepcopy=False):
         for values in families.first_trials(given(settings.space, job), settings.space):
             study.enqueue_trial(values)  # the given values are the ones to beat
@@ -45,7 +47,7 @@ def find_study(settings: Tune, job: Job) -> optuna.Study:
 
 def open_run(study: optuna.Study) -> tracking.Run:
     """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
-    key = f"run {tracking.uri()}"
+    key = f"run {tracking.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
         run = tracking.start("tune", {"stage": "tune", "study": study.study_name})
@@ -53,10 +55,10 @@ def open_run(study: optuna.Study) -> tracking.Run:
     return run
 
 
-def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial, tracking.Run]:
+def run_study(settings: Tune, jobs: tuple[Job, ...]) -> tuple[optuna.Study, FrozenTrial, tracking.Run]:
     """Search until the budget is spent, logging the study and each trial to MLflow."""
-    study = find_study(settings, job)
-    plan = Plan(settings, (job,), job.seed, STATE / "trials" / study.study_name, job.compute)
+    study, job = find_study(settings, jobs), jobs[0]
+    plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
     done = len(studies.ended(study))
     with (
         recorded(lambda: open_run(study)) as recorder,
@@ -107,9 +109,11 @@ def run() -> None:
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
-    if RATE not in settings.space:
-        job = with_rate(job)
-    study, best, mlrun = run_study(settings, job)
+    if RATE not in settings.space and not fold_jobs(job):
+        job = with_rate(
+            job
+        )  # each fold finds its own, as the whole training set holds its validation samples
+    study, best, mlrun = run_study(settings, fold_jobs(job) or (job,))
     counts = [t.state for t in studies.ended(study)]
     compared = families.compared(studies.ended(study))
     with replacing(OUTPUT) as folder:
