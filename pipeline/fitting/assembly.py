@@ -6,6 +6,7 @@ import numpy as np
 
 from models.adversarial import Adversarial
 from models.mixing import build as build_mixer
+from models.recomputing import recompute
 from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
@@ -58,6 +59,8 @@ def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batche
     task = kind(served, job.train, augment, steps, mix, counts)
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
+    if job.compute.checkpoint_activations:
+        recompute(served.net)
     task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
     return task, train, val
 

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
+from models.recomputing import recompute
 from models.served import Served
 from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
@@ -57,6 +58,7 @@ def fit(
         raise KeyboardInterrupt
     if kept is not None:
         kept.restore(task)
+    recompute(task.served.net, marked=False)
     if secret:
         secret.forget()
     task.served.eval()
