@@ -103,7 +103,8 @@ class Private(Supervised):
 
         alone = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
         plain = {name: each.detach() for name, each in weights.items()}
-        with sdpa_kernel(SDPBackend.MATH):  # others go sample by sample
+        # Other kinds of attention go sample by sample; mixed precision and single samples exclude each other.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(inputs.device.type, enabled=False):
             gradients, losses = alone(plain, inputs, targets)
         self.noised.gather({weights[name]: each for name, each in gradients.items()})
         return losses.detach()
