@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
@@ -10,6 +12,7 @@ from models.params import Model
 from pipeline import tracking
 from pipeline.core.params import section
 from pipeline.core.project import Seed
+from pipeline.core.resampling import block_of
 from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.fitting import families
 from pipeline.fitting.compute import Compute
@@ -17,13 +20,24 @@ from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import make_job
 from pipeline.fitting.lineage import data_digest, digest
 from pipeline.fitting.ratefinder import with_rate
-from pipeline.fitting.recorder import recorded
+from pipeline.fitting.recorder import Recorder, recorded
 from pipeline.fitting.space import Space, check
 from pipeline.tuning import study as studies
-from pipeline.tuning.results import draw, log_trial, write_best, write_table
+from pipeline.tuning.finals import Final, Setting, contenders, train_again
+from pipeline.tuning.pictures import draw
+from pipeline.tuning.results import (
+    Curve,
+    log_final,
+    log_trial,
+    log_verdict,
+    write_best,
+    write_finals,
+    write_table,
+)
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
+from pipeline.tuning.verdict import Verdict, judge, untested
 
 OUTPUT = DATA / "tune"
 RATE = "train.lr"
@@ -53,31 +67,6 @@ def open_run(study: optuna.Study) -> tracking.Run:
     return run
 
 
-def run_study(settings: Tune, job: Job) -> tuple[optuna.Study, FrozenTrial, tracking.Run]:
-    """Search until the budget is spent, logging the study and each trial to MLflow."""
-    study = find_study(settings, job)
-    plan = Plan(settings, (job,), job.seed, STATE / "trials" / study.study_name, job.compute)
-    done = len(studies.ended(study))
-    with (
-        recorded(lambda: open_run(study)) as recorder,
-        tqdm(total=settings.trials, initial=done, desc="tune", unit=" trials") as bar,
-    ):
-
-        def after(trial: FrozenTrial, curve: list[dict[str, float]]) -> None:
-            recorder.later(lambda run: log_trial(run, trial, curve))
-            bar.update()
-            if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-                bar.set_postfix_str(f"best {METRIC} {study.best_value:.4f}")
-
-        Coordinator(study, plan, after).run()
-    best = studies.best(study)
-    for name, entry in families.compared(studies.ended(study)).items():
-        recorder.run.tags({f"family.{name}": f"best {METRIC} {entry['best']} of {entry['trials']} trials"})
-    recorder.run.tags({f"best.{name}": str(value) for name, value in best.params.items()})
-    recorder.run.metrics({METRIC: best.value or 0.0, "trials": len(studies.ended(study))})
-    return study, best, recorder.run
-
-
 def given(space: Space, job: Job) -> dict[str, object]:
     """The values of `params.yaml` for the keys that are tuned."""
     plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
@@ -93,6 +82,71 @@ def given(space: Space, job: Job) -> dict[str, object]:
     return values
 
 
+def search(study: optuna.Study, plan: Plan, recorder: Recorder) -> None:
+    """Search until the budget is spent, logging each trial to MLflow."""
+    done = len(studies.ended(study))
+    with tqdm(total=plan.settings.trials, initial=done, desc="tune", unit=" trials") as bar:
+
+        def after(trial: FrozenTrial, curve: Curve) -> None:
+            recorder.later(lambda run: log_trial(run, trial, curve))
+            bar.update()
+            if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+                bar.set_postfix_str(f"best {METRIC} {study.best_value:.4f}")
+
+        Coordinator(study, plan, after).run()
+
+
+def choose(study: optuna.Study, plan: Plan, recorder: Recorder) -> Verdict:
+    """Choose a setting: the best trial, or with `tune.top` the one that does best on fresh seeds."""
+    best, job = studies.best(study), plan.jobs[0]
+    settings = contenders(study, plan, given(plan.settings.space, job))
+    if plan.settings.top == 1 or METRIC not in plan.settings.objectives:
+        return untested(best, settings, len(studies.ended(study)))
+    with tqdm(total=len(settings) * plan.settings.seeds, desc="again", unit=" trainings") as bar:
+
+        def after(setting: Setting, seed: int, final: Final, curve: Curve | None) -> None:
+            if curve is not None:  # this session's
+                recorder.later(lambda run: log_final(run, setting, seed, final, curve))
+            bar.update()
+
+        plan = replace(plan, folder=STATE / "finals" / study.study_name)
+        finals = train_again(plan, settings, after)
+    return judge(plan, settings, finals, block_of(job.spec))
+
+
+def write(settings: Tune, job: Job, study: optuna.Study, verdict: Verdict, mlrun: tracking.Run) -> None:
+    """Write the outputs of the stage, and log them."""
+    winner, compared = verdict.winner, families.compared(studies.ended(study))
+    with replacing(OUTPUT) as folder:
+        write_best(
+            folder, families.chosen(job.model, winner.values, settings.space),
+            {"study": study.study_name, "trial": winner.trial, METRIC: winner.search,
+             "trials": len(studies.ended(study)), "finals": verdict.plain(),
+             **({"families": compared} if compared else {})},
+        )  # fmt: skip
+        write_table(study, folder / "trials.csv", settings.space)
+        write_finals(verdict, folder / "finals.csv")
+        draw(study, settings.objectives, verdict, folder)
+        mlrun.files(folder, "tune")
+
+
+def tell(study: optuna.Study, verdict: Verdict, mlrun: tracking.Run) -> None:
+    """Say what was found, and where to look next."""
+    trials = studies.ended(study)
+    if compared := families.compared(trials):
+        print(f"tune: families compared: {families.told(compared)}")
+    states = [trial.state for trial in trials]
+    value = "" if verdict.winner.search is None else f", {METRIC} {verdict.winner.search:.4f}"
+    print(
+        f"tune: {len(trials)} trials ({states.count(TrialState.PRUNED)} pruned, "
+        f"{states.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "
+        f"chosen: {verdict.winner.name}{value}\n"
+        f"tune: {verdict.told}\n"
+        f"tune: pictures in {OUTPUT / 'plots'}/, every trial in {OUTPUT / 'trials.csv'}; make dashboard; "
+        f"MLflow run {mlrun.id}"
+    )
+
+
 def run() -> None:
     """Run the stage."""
     settings = section("tune", Tune)
@@ -104,31 +158,22 @@ def run() -> None:
         with replacing(OUTPUT) as folder:
             write_best(folder, {}, {"trials": 0})
             (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
+            write_finals(None, folder / "finals.csv")
+            (folder / "plots").mkdir()
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
     if RATE not in settings.space:
         job = with_rate(job)
-    study, best, mlrun = run_study(settings, job)
-    counts = [t.state for t in studies.ended(study)]
-    compared = families.compared(studies.ended(study))
-    with replacing(OUTPUT) as folder:
-        write_best(
-            folder, families.chosen(job.model, best.params, settings.space),
-            {"study": study.study_name, "trial": best.number, METRIC: best.value, "trials": len(counts),
-             **({"families": compared} if compared else {})},
-        )  # fmt: skip
-        write_table(study, folder / "trials.csv", settings.space)
-        draw(study, folder)
-        mlrun.files(folder, "tune")
-    mlrun.finish()
-    if compared:
-        print(f"tune: families compared: {families.told(compared)}")
-    print(
-        f"tune: {len(counts)} trials ({counts.count(TrialState.PRUNED)} pruned, "
-        f"{counts.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "
-        f"best {METRIC} {best.value:.4f} by trial {best.number}"
-    )
+    study = find_study(settings, job)
+    plan = Plan(settings, (job,), job.seed, STATE / "trials" / study.study_name, job.compute)
+    with recorded(lambda: open_run(study)) as recorder:
+        search(study, plan, recorder)
+        verdict = choose(study, plan, recorder)
+        recorder.later(lambda run: log_verdict(run, study, verdict))
+    write(settings, job, study, verdict, recorder.run)
+    recorder.run.finish()
+    tell(study, verdict, recorder.run)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ def unfinished(study: optuna.Study) -> list[Trial]:
     return [Trial(study, each._trial_id) for each in study.get_trials(states=(TrialState.RUNNING,))]
 
 
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials, the best first."""
+    finished = study.get_trials(states=(TrialState.COMPLETE,))
+    return sorted(finished, key=lambda trial: (trial.values[0], trial.number))
+
+
 def seconds_spent(study: optuna.Study) -> float:
     """Seconds inside trials, over all sessions."""
     return sum(trial.user_attrs.get("seconds", 0.0) for trial in study.get_trials(deepcopy=False))

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pytorch_lightning.callbacks import Callback
+
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
+from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
 
 METRIC = "val_loss"
@@ -29,6 +32,7 @@ class Task:
         folder: its own, for checkpoints; what is found there is gone on with.
         pruned: ask after each epoch whether to end.
         values: of the trial, by the keys of the space; the jobs have them already.
+        losses: keep the validation loss of each sample in the folder.
     """
 
     number: int
@@ -36,6 +40,11 @@ class Task:
     folder: Path
     pruned: bool = True
     values: Plain = field(default_factory=dict)
+    losses: bool = False
+
+    def losses_of(self, fold: int) -> Path:
+        """Where the losses of a fold's validation samples are kept."""
+        return self.folder / f"losses-{fold}.npy"
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> float:
         if ask(told) and task.pruned and not last:
             raise Pruned
 
-    fit(with_rate(job), [report])
+    kept: list[Callback] = [SampleLosses(task.losses_of(fold))] if task.losses else []
+    fit(with_rate(job), [report], callbacks=kept)
     if not math.isfinite(curve[-1]):
         raise ValueError(f"the trial ended with the value {curve[-1]}")
     return curve[-1]
