@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.core.dataset import Dataset, DatasetWriter
+from pipeline.core.dataset import Dataset, DatasetWriter, numbered
 from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 INPUT = DATA / "prepare" / "train"
 TRANSFORM = DATA / "prepare" / "transform"
+FOLDS = DATA / "prepare" / "folds"
 OUTPUT = DATA / "augment"
 PICTURED = 12  # samples shown in the picture, each with its transformed copies beside it
 
@@ -122,18 +123,34 @@ def picture(folder: Path, originals: int, factor: int) -> None:
     )
 
 
+def transform_in(folder: Path) -> Transform:
+    """What was fitted on the training samples of a split."""
+    return Transform.model_validate_json((folder / "transform.json").read_text())
+
+
+def augment_folds(settings: Augment, seed: int, folder: Path, compute: Compute) -> int:
+    """Augment the training part of every fold, each from nothing but itself; return how many folds there are."""
+    folds = [each for fold in numbered(FOLDS) for each in (fold, *numbered(fold / "inner"))]
+    for fold in tqdm(folds, desc="augment: folds", unit=" folds", leave=False, disable=not folds):
+        train, transform = Dataset(fold / "train"), transform_in(fold / "transform")
+        augment(train, transform, settings, seed, folder / fold.relative_to(FOLDS), compute)
+    return len(folds)
+
+
 def run() -> None:
     """Run the stage."""
     settings = section("augment", Augment)
-    seed = section("seed", Seed)
+    seed, compute = section("seed", Seed), section("compute", Compute)
     dataset = Dataset(INPUT)
-    transform = Transform.model_validate_json((TRANSFORM / "transform.json").read_text())
     with replacing(OUTPUT) as folder:
-        rows = augment(dataset, transform, settings, seed, folder, section("compute", Compute))
+        rows = augment(dataset, transform_in(TRANSFORM), settings, seed, folder, compute)
         base = rows // (1 + settings.factor)
         picture(folder, base, settings.factor)
+        folds = augment_folds(settings, seed, folder / "folds", compute)
     synthetic = f", {base - len(dataset)} of small classes synthetic" if settings.oversample != "none" else ""
     print(f"augment: {len(dataset)} training samples became {rows} (factor {settings.factor}{synthetic})")
+    if folds:
+        print(f"augment: so did the training samples of {folds} folds, each from its own alone")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pipeline.fitting.recorder import Recorder, recorded
 from pipeline.fitting.space import Space, check
 from pipeline.tuning import study as studies
 from pipeline.tuning.finals import Final, Setting, contenders, train_again
+from pipeline.tuning.folded import fold_jobs
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.results import (
     Curve,
@@ -43,14 +44,15 @@ OUTPUT = DATA / "tune"
 RATE = "train.lr"
 
 
-def find_study(settings: Tune, job: Job) -> optuna.Study:
+def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     """The stored study of these data, this space and these base values; a new one asks the given values first."""
+    job = jobs[0]
     base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     space = {name: domain.model_dump() for name, domain in settings.space.items()}
     kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
-    key = digest(base, space, kept, job.seed, data_digest(job.train_folder, job.val_folder))
-    storage = section("tracking", tracking.Tracking).studies
-    study = studies.open_study(storage, f"{job.spec.source}-{key}", settings)
+    folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
+    key = digest(base, space, kept, job.seed, data_digest(*folders))
+    study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
     if not study.get_trials(deepcopy=False):
         for values in families.first_trials(given(settings.space, job), settings.space):
             study.enqueue_trial(values)  # the given values are the ones to beat
@@ -59,7 +61,7 @@ def find_study(settings: Tune, job: Job) -> optuna.Study:
 
 def open_run(study: optuna.Study) -> tracking.Run:
     """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
-    key = f"run {tracking.uri()}"
+    key = f"run {tracking.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
         run = tracking.start("tune", {"stage": "tune", "study": study.study_name})
@@ -163,15 +165,14 @@ def run() -> None:
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
-    if RATE not in settings.space:
-        job = with_rate(job)
-    study = find_study(settings, job)
-    plan = Plan(settings, (job,), job.seed, STATE / "trials" / study.study_name, job.compute)
+    jobs = fold_jobs(job) or (with_rate(job) if RATE not in settings.space else job,)  # each fold finds its own rate
+    study = find_study(settings, jobs)
+    plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
     with recorded(lambda: open_run(study)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
-    write(settings, job, study, verdict, recorder.run)
+    write(settings, jobs[0], study, verdict, recorder.run)
     recorder.run.finish()
     tell(study, verdict, recorder.run)
 

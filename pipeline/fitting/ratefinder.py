@@ -16,8 +16,10 @@ import torch
 
 from models.tasks import Batch
 from pipeline.core.params import UserError
+from pipeline.fitting.assembly import assemble
 from pipeline.fitting.batches import Batches
-from pipeline.fitting.fit import Job, assemble, device_of, quiet, threads_for
+from pipeline.fitting.settings import Job
+from pipeline.fitting.trainer import device_of, quiet, threads_for
 
 LOWEST, HIGHEST = 1e-5, 1.0  # the rates that are tried
 STEPS = 120

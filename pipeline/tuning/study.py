@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
 
 import optuna
 from optuna.study import StudyDirection
@@ -10,18 +10,21 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
 from pipeline.tuning.settings import Tune
+from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+SECONDS = "seconds"  # of searching, kept with the study
 
 
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     """Open or create a study; what a kill left running is still there, with its values and its reports."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings(
+        "ignore", "The reported value is ignored"
+    )  # an epoch that is told again after a kill
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
@@ -29,7 +32,7 @@ def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that ended, whichever way."""
-    return study.get_trials(states=DONE)
+    return study.get_trials(deepcopy=False, states=DONE)
 
 
 def unfinished(study: optuna.Study) -> list[Trial]:
@@ -44,8 +47,8 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def seconds_spent(study: optuna.Study) -> float:
-    """Seconds inside trials, over all sessions."""
-    return sum(trial.user_attrs.get("seconds", 0.0) for trial in study.get_trials(deepcopy=False))
+    """Seconds of searching, over all sessions."""
+    return float(study.user_attrs.get(SECONDS, 0.0))
 
 
 def best(study: optuna.Study) -> FrozenTrial:

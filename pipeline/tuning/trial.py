@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pytorch_lightning.callbacks import Callback
 
+from pipeline.core.stage import disk_full
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
@@ -17,6 +21,7 @@ from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
+from serving.inputs.spec import read_json, write_json
 
 METRIC = "val_loss"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
@@ -84,31 +89,95 @@ def settled(job: Job, values: Plain, space: Space) -> Job:
 def run_trial(task: Task, ask: Ask) -> Outcome:
     """Fit every fold; the trial's value is the mean of their last validation losses."""
     try:
-        losses = [fit_fold(task, fold, job, ask) for fold, job in enumerate(task.jobs)]
+        folds = [measured(task, fold, ask) for fold in range(len(task.jobs))]
     except Pruned:
         return Outcome("pruned")
     except FAILURES as error:
-        return Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
-    return Outcome("complete", {METRIC: sum(losses) / len(losses)})
+        if disk_full(str(error)):
+            raise
+        outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
+    else:
+        losses = [each[METRIC] for each in folds]
+        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+    tidy()
+    return outcome
 
 
-def fit_fold(task: Task, fold: int, job: Job, ask: Ask) -> float:
-    """The last validation loss of one fold."""
-    curve: list[float] = []
-    began = time.perf_counter()
+def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
+    """The measures of one fold: fitted, from its checkpoint if there is one, or read where it was finished before."""
+    note = task.folder / str(fold) / "measures.json"
+    if note.exists():
+        found: dict[str, float] = read_json(note)
+        return found
+    measures = fit_fold(task, fold, ask)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    fresh = note.with_suffix(".new")
+    write_json(fresh, measures)
+    fresh.replace(note)
+    return measures
 
-    def report(epoch: int, metrics: dict[str, float]) -> None:
-        nonlocal began
+
+def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
+    """Fit one fold; a checkpoint that cannot be gone on from is thrown away."""
+    folder, losses = task.folder / str(fold), Losses()
+    resumed = any(folder.rglob("last.ckpt"))
+    job = with_rate(task.jobs[fold])
+    hook = Reporter(task, fold, ask, losses)
+    callbacks: list[Callback] = [losses, *([SampleLosses(task.losses_of(fold))] if task.losses else [])]
+    try:
+        fit(job, [hook], folder, callbacks, best=False)
+    except FAILURES:
+        if hook.told or not resumed:
+            raise
+        shutil.rmtree(folder)
+        losses.values.clear()
+        fit(job, [hook], folder, callbacks, best=False)
+    return {METRIC: losses.values[-1]}
+
+
+class Losses(Callback):
+    """The validation losses of a fold, which its checkpoint holds, so that they are those of its epochs."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """For the checkpoint."""
+        return {"values": list(self.values)}
+
+    def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
+        """From the checkpoint."""
+        self.values = list(state_dict["values"])
+
+
+class Reporter:
+    """Tells each epoch before its checkpoint is written, so that none is kept that was not told."""
+
+    def __init__(self, task: Task, fold: int, ask: Ask, losses: Losses) -> None:
+        self.task, self.fold, self.ask, self.losses = task, fold, ask, losses
+        self.began, self.told = time.perf_counter(), 0
+
+    def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Tell an epoch.
+
+        Raises:
+            Pruned: the trial is to end.
+            ValueError: the loss is no number any more, or is infinite in the end.
+        """
         now = time.perf_counter()
-        curve.append(metrics[METRIC])
-        told = Report(fold, epoch, metrics, now - began, 0.0)
-        began = now
-        last = epoch + 1 == job.train.max_epochs and fold + 1 == len(task.jobs)
-        if ask(told) and task.pruned and not last:
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        self.losses.values.append(metrics[METRIC])
+        self.told += 1
+        over = self.ask(report)
+        done = epoch + 1 == self.task.jobs[self.fold].train.max_epochs
+        if math.isnan(metrics[METRIC]) or (done and math.isinf(metrics[METRIC])):
+            raise ValueError(f"{METRIC} is {metrics[METRIC]} after epoch {epoch + 1}")
+        if over and self.task.pruned and not (done and self.fold + 1 == len(self.task.jobs)):
             raise Pruned
 
-    kept: list[Callback] = [SampleLosses(task.losses_of(fold))] if task.losses else []
-    fit(with_rate(job), [report], callbacks=kept)
-    if not math.isfinite(curve[-1]):
-        raise ValueError(f"the trial ended with the value {curve[-1]}")
-    return curve[-1]
+
+def tidy() -> None:
+    """Give back the memory of a trial that failed, perhaps for want of it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
