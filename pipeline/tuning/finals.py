@@ -7,6 +7,8 @@ what is left of it.
 from __future__ import annotations
 
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +20,13 @@ import optuna
 from pipeline.core.params import UserError
 from pipeline.engine.tasks import Ask, executor
 from pipeline.fitting.space import Plain
+from pipeline.tuning.curves import Curves
 from pipeline.tuning.search import Plan
 from pipeline.tuning.study import ranked
 from pipeline.tuning.trial import METRIC, Report, Task, run_trial, settled
 
 SEEDS = 2**31  # there are so many
+MOST = 50  # of `tune.seeds`
 LIVES = 4  # times that a training may be lost with its process or machine
 
 
@@ -59,10 +63,8 @@ class Final:
     reason: str = ""
 
 
-Finals = dict[tuple[int, int], Final]  # by the place of the setting and the seed
-After = Callable[
-    [Setting, int, Final, list[dict[str, float]] | None], None
-]  # its seed, its epochs if of this session
+Found = dict[tuple[int, int], Final]  # by the place of the setting and the seed
+After = Callable[[int, Setting, int, Final], None]  # the number of a training, and its seed
 
 
 def fresh_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -98,61 +100,83 @@ def contenders(study: optuna.Study, plan: Plan, given: Plain) -> list[Setting]:
     return list(found.values())
 
 
-def train_again(plan: Plan, settings: list[Setting], after: After) -> Finals:
-    """Train every setting with every fresh seed; what an earlier session finished is read, not trained again.
+class Finals:
+    """Trains every setting with every fresh seed; what an earlier session finished is read, not trained again."""
 
-    Raises:
-        UserError: one was lost with its process again and again.
-    """
-    found: Finals = {}
-    curves: dict[int, list[dict[str, float]]] = {}
-    lost: dict[int, int] = {}
+    def __init__(self, plan: Plan, settings: list[Setting], after: After) -> None:
+        self.plan, self.settings, self.after = plan, settings, after
+        self.curves = Curves(plan.folder)
+        self.found: Found = {}
+        self.lost: Counter[int] = Counter()
+        self.tasks = {task.number: (place, task) for place, task in tasks_of(plan, settings)}
 
-    def note(task: Task, final: Final, curve: list[dict[str, float]] | None) -> None:
-        at, seed = task.number // plan.settings.seeds, task.jobs[0].seed
-        found[at, seed] = final
-        after(settings[at], seed, final, curve)
+    def run(self) -> Found:
+        """Train what is not there.
 
-    def answer(task: Task, report: Report) -> bool:
-        curves.setdefault(task.number, []).append(report.metrics)
+        Raises:
+            UserError: one was lost with its process again and again.
+        """
+        waiting = []
+        for place, task in self.tasks.values():
+            if final := kept(file_of(task)):
+                self.note(place, task, final)
+            else:
+                self.curves.open(task.number)
+                waiting.append(task)
+        with executor(run_final, self.answer, self.plan.compute) as pool:
+            while waiting or pool.running:
+                while waiting and pool.running < pool.size:
+                    pool.submit(waiting.pop(0))
+                done = pool.wait()
+                if done.error is not None:
+                    raise done.error
+                if done.result is None:
+                    self.count_loss(done.task, done.lost)
+                    waiting.insert(0, done.task)
+                else:
+                    self.end(done.task, done.result)
+        return self.found
+
+    def answer(self, task: Task, report: Report) -> bool:
+        """Keep an epoch; nothing is pruned."""
+        self.curves.add(task.number, report)
         return False
 
-    waiting = []
-    for task in tasks_of(plan, settings):
-        if final := kept(file_of(task)):
-            note(task, final, None)
-        else:
-            waiting.append(task)
-    with executor(run_final, answer, plan.compute) as pool:
-        while waiting or pool.running:
-            while waiting and pool.running < pool.size:
-                pool.submit(waiting.pop(0))
-            done = pool.wait()
-            if done.error is not None:
-                raise done.error
-            if done.result is None:
-                lost[done.task.number] = lost.get(done.task.number, 0) + 1
-                if lost[done.task.number] == LIVES:
-                    raise UserError(f"a training on fresh seeds was lost {LIVES} times: {done.lost}")
-                waiting.insert(0, done.task)
-                continue
-            if done.result.loss is not None:  # a failure is tried again by the next session
-                keep(file_of(done.task), done.result)
-            shutil.rmtree(done.task.folder, ignore_errors=True)
-            note(done.task, done.result, curves.get(done.task.number, []))
-    return found
+    def count_loss(self, task: Task, how: str) -> None:
+        """Give up after some losses of one training."""
+        self.lost[task.number] += 1
+        if self.lost[task.number] == LIVES:
+            raise UserError(f"a training on fresh seeds was lost {LIVES} times, the last time {how}")
+
+    def end(self, task: Task, final: Final) -> None:
+        """Keep what a training gave, unless it failed: the next session tries that again."""
+        if final.loss is not None:
+            keep(file_of(task), final)
+        shutil.rmtree(task.folder, ignore_errors=True)
+        self.curves.close(task.number)
+        place, _ = self.tasks[task.number]
+        said = f"{METRIC} {final.loss:.4f}" if final.loss is not None else f"failed: {final.reason}"
+        count = f"{len(self.found) + 1} of {len(self.tasks)}"
+        seed = task.jobs[0].seed
+        print(f"tune: {self.settings[place].name} with fresh seed {seed}: {said} ({count})", file=sys.stderr)
+        self.note(place, task, final)
+
+    def note(self, place: int, task: Task, final: Final) -> None:
+        """Count it as found."""
+        seed = task.jobs[0].seed
+        self.found[place, seed] = final
+        self.after(task.number, self.settings[place], seed, final)
 
 
-def tasks_of(plan: Plan, settings: list[Setting]) -> Iterator[Task]:
-    """A task for each setting and seed, numbered setting by setting, in a folder named after the trial."""
-    seeds = fresh_seeds(plan.seed, plan.settings.seeds)
-    for at, setting in enumerate(settings):
-        for place, seed in enumerate(seeds):
+def tasks_of(plan: Plan, settings: list[Setting]) -> Iterator[tuple[int, Task]]:
+    """A task for each setting, told by its place, and seed; its number stays if there are more settings or seeds."""
+    for place, setting in enumerate(settings):
+        for at, seed in enumerate(fresh_seeds(plan.seed, plan.settings.seeds)):
+            number = (0 if setting.trial is None else 1 + setting.trial) * MOST + at
             jobs = tuple(settled(job, setting.values, plan.settings.space) for job in plan.jobs)
-            named = "given" if setting.trial is None else str(setting.trial)
-            yield Task(
-                at * len(seeds) + place, tuple(replace(job, seed=seed) for job in jobs),
-                plan.folder / f"{named}-{seed}", pruned=False, values=setting.values, losses=True,
+            yield place, Task(
+                number, tuple(replace(job, seed=seed) for job in jobs), plan.folder / str(number),
+                pruned=False, values=setting.values, losses=True,
             )  # fmt: skip
 
 

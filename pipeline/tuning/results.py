@@ -14,7 +14,7 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
-from pipeline.tuning.study import ended
+from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC
 from pipeline.tuning.verdict import Verdict
 
@@ -23,7 +23,8 @@ Curve = list[dict[str, float]]  # metrics, an epoch each
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
     """Log one trial as a child of the tuning run."""
-    tags = {"state": trial.state.name.lower(), **{k: str(v) for k, v in trial.user_attrs.items()}}
+    known = {name: str(value) for name, value in trial.user_attrs.items() if name not in NOTES}
+    tags = {"trial": str(trial.number), "state": trial.state.name.lower(), **known}
     run = tracking.start(f"trial-{trial.number}", tags, parent)
     run.params(trial.params)
     for epoch, metrics in enumerate(curve):
@@ -31,10 +32,12 @@ def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
     run.finish("FAILED" if trial.state == TrialState.FAIL else "FINISHED")
 
 
-def log_final(parent: tracking.Run, setting: Setting, seed: int, final: Final, curve: Curve) -> None:
+def log_final(
+    parent: tracking.Run, number: int, setting: Setting, seed: int, final: Final, curve: Curve
+) -> None:
     """Log one training on a fresh seed as a child of the tuning run."""
-    named = "given" if setting.trial is None else str(setting.trial)
-    tags = {"final": named, "given": str(setting.given).lower(), "seed": str(seed)}
+    named = "given" if setting.given else str(setting.trial)
+    tags = {"final": str(number), "setting": setting.name, "seed": str(seed)}
     run = tracking.start(
         f"final-{named}-seed-{seed}", tags | ({"reason": final.reason} if final.reason else {}), parent
     )

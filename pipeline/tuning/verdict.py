@@ -9,7 +9,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from pipeline.core.params import UserError
-from pipeline.tuning.finals import Final, Finals, Setting, fresh_seeds
+from pipeline.tuning.finals import Final, Found, Setting, fresh_seeds
 from pipeline.tuning.search import Plan
 from pipeline.tuning.surely import CONFIDENCE, Difference, differences
 from pipeline.tuning.trial import METRIC
@@ -95,7 +95,7 @@ def untested(best: FrozenTrial, settings: list[Setting], trials: int) -> Verdict
     )  # fmt: skip
 
 
-def judge(plan: Plan, settings: list[Setting], finals: Finals, block: int = 1) -> Verdict:
+def judge(plan: Plan, settings: list[Setting], finals: Found, block: int = 1) -> Verdict:
     """Choose the setting of the lowest mean loss over fresh seeds; the first of `settings` is the given one.
 
     Raises:
