@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from pipeline.card import training_of
 from pipeline.core.stage import DATA
 from pipeline.metrics import BY_TASK
 from pipeline.pages import Picture, render
@@ -54,6 +55,7 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         tuned=trained["tuned"],
         families=trained.get("families", {}),
         finals=trained.get("finals", {}),
+        training=training_of(trained),
         pictures=pictures,
     )
     path.write_text(page)

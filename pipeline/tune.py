@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.trial import TrialState
@@ -21,19 +21,32 @@ from pipeline.fitting.job import make_job
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import Recorder, recorded
 from pipeline.fitting.space import check
+from pipeline.tuning import nested
 from pipeline.tuning import study as studies
 from pipeline.tuning.children import Again, Children
 from pipeline.tuning.finals import Finals, contenders
 from pipeline.tuning.folded import fold_jobs
+from pipeline.tuning.nested import Nested
 from pipeline.tuning.opening import RATE, find_study, given, open_run
+from pipeline.tuning.pareto import written
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.results import log_verdict, write_best, write_finals, write_table
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
 from pipeline.tuning.verdict import Verdict, judge, untested
+from serving.inputs.spec import write_json
 
 OUTPUT = DATA / "tune"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stage found."""
+
+    study: optuna.Study
+    verdict: Verdict
+    estimate: Nested | None
 
 
 def search(study: optuna.Study, plan: Plan, recorder: Recorder) -> None:
@@ -57,19 +70,24 @@ def choose(study: optuna.Study, plan: Plan, recorder: Recorder) -> Verdict:
     return judge(plan, settings, finals.run(), block_of(job.spec))
 
 
-def write(settings: Tune, job: Job, study: optuna.Study, verdict: Verdict, mlrun: tracking.Run) -> None:
+def write(settings: Tune, job: Job, found: Found, mlrun: tracking.Run) -> None:
     """Write the outputs of the stage, and log them."""
-    winner, compared = verdict.winner, families.compared(studies.ended(study))
+    trials, winner = studies.ended(found.study), found.verdict.winner
+    about = {
+        "study": found.study.study_name, "trial": winner.trial, METRIC: winner.search, "trials": len(trials),
+        "finals": found.verdict.plain(), "families": families.compared(trials),
+        "front": written(found.study, settings.objectives),
+        "nested": found.estimate and {METRIC: found.estimate.val_loss, "val_score": found.estimate.val_score},
+    }  # fmt: skip
     with replacing(OUTPUT) as folder:
-        write_best(
-            folder, families.chosen(job.model, winner.values, settings.space),
-            {"study": study.study_name, "trial": winner.trial, METRIC: winner.search,
-             "trials": len(studies.ended(study)), "finals": verdict.plain(),
-             **({"families": compared} if compared else {})},
-        )  # fmt: skip
-        write_table(study, folder / "trials.csv", settings.space)
-        write_finals(verdict, folder / "finals.csv")
-        draw(study, settings.objectives, verdict, folder)
+        kept = {name: value for name, value in about.items() if value or name == "trial"}
+        write_best(folder, families.chosen(job.model, winner.values, settings.space), kept)
+        if found.estimate:
+            write_json(folder / "nested.json", found.estimate.plain())
+            mlrun.metrics(found.estimate.metrics())
+        write_table(found.study, folder / "trials.csv", settings.space)
+        write_finals(found.verdict, folder / "finals.csv")
+        draw(found.study, settings.objectives, found.verdict, folder)
         mlrun.files(folder, "tune")
 
 
@@ -81,18 +99,22 @@ def write_nothing() -> None:
         write_finals(None, folder / "finals.csv")
 
 
-def tell(study: optuna.Study, verdict: Verdict, mlrun: tracking.Run) -> None:
+def tell(found: Found, mlrun: tracking.Run) -> None:
     """Say what was found, and where to look next."""
-    trials = studies.ended(study)
+    trials, winner = studies.ended(found.study), found.verdict.winner
     if compared := families.compared(trials):
         print(f"tune: families compared: {families.told(compared)}")
     states = [trial.state for trial in trials]
-    value = "" if verdict.winner.search is None else f", {METRIC} {verdict.winner.search:.4f}"
+    value = "" if winner.search is None else f", {METRIC} {winner.search:.4f}"
     print(
         f"tune: {len(trials)} trials ({states.count(TrialState.PRUNED)} pruned, "
-        f"{states.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "
-        f"chosen: {verdict.winner.name}{value}\n"
-        f"tune: {verdict.told}\n"
+        f"{states.count(TrialState.FAIL)} failed) in {studies.seconds_spent(found.study):.0f} s; "
+        f"chosen: {winner.name}{value}"
+    )
+    print(f"tune: {found.verdict.told}")
+    if found.estimate:
+        print(f"tune: {found.estimate}")
+    print(
         f"tune: pictures in {OUTPUT / 'plots'}, every trial in {OUTPUT / 'trials.csv'}; make dashboard; "
         f"MLflow run {mlrun.id}"
     )
@@ -110,9 +132,12 @@ def run() -> None:
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
-    jobs = fold_jobs(job) or (
-        with_rate(job) if RATE not in settings.space else job,
-    )  # each fold finds its own rate
+    # Each fold finds a rate of its own, as the whole training set holds its validation samples.
+    if RATE not in settings.space and not fold_jobs(job):
+        job = with_rate(job)
+    if settings.nested:
+        print(f"tune: {nested.cost(settings, nested.check(job))}")
+    jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
     with (
@@ -122,9 +147,12 @@ def run() -> None:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
-    write(settings, jobs[0], study, verdict, recorder.run)
+    value = studies.best(study).user_attrs[METRIC]
+    estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
+    found = Found(study, verdict, estimate)
+    write(settings, job, found, recorder.run)
     recorder.run.finish()
-    tell(study, verdict, recorder.run)
+    tell(found, recorder.run)
 
 
 if __name__ == "__main__":

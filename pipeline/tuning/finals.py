@@ -21,8 +21,8 @@ from pipeline.core.params import UserError
 from pipeline.engine.tasks import Ask, executor
 from pipeline.fitting.space import Plain
 from pipeline.tuning.curves import Curves
+from pipeline.tuning.pareto import loss, ranked
 from pipeline.tuning.search import Plan
-from pipeline.tuning.study import ranked
 from pipeline.tuning.trial import METRIC, Report, Task, run_trial, settled
 
 SEEDS = 2**31  # there are so many
@@ -89,7 +89,7 @@ def contenders(study: optuna.Study, plan: Plan, given: Plain) -> list[Setting]:
     found, top = {key({}): first}, 0
     for trial in ranked(study):
         at = key(trial.params)
-        value = float(trial.user_attrs.get(METRIC, trial.values[0]))
+        value = float(loss(trial))
         if at == key({}) and first.trial is None:
             found[at] = first = Setting(trial.number, given, value, given=True)
         elif at not in found and top < plan.settings.top:
