@@ -12,9 +12,9 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial
+from pipeline.study import counted, open_study, search
 
 from pipeline.fitting.space import Domain
-from pipeline.study import counted, open_study, search
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, REDUCTION, TRIALS, SEED = 9, 3, 12, 7

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-
 from pipeline.study import Hyperband, best, counted, open_study, search
+
 from tests.studies import (
     EPOCHS,
     GIVEN,

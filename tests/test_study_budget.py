@@ -8,9 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pipeline.study import best, counted, open_study, search, seconds_spent
 
 from pipeline.core.params import UserError
-from pipeline.study import best, counted, open_study, search, seconds_spent
 from tests.studies import EPOCHS, REDUCTION, SEED, killed, objective
 
 

@@ -24,9 +24,11 @@ from models.params import Model
 from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
+from models.together import locals_here, separate, synchronise
 from models.transfer import Transfer
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
+from pipeline.fitting import groups
 from pipeline.fitting.augmentation import Augmentation
 from pipeline.fitting.augmentation import build as build_augmentation
 from pipeline.fitting.averaging import Averaged
@@ -178,6 +180,7 @@ def fit(
         task.load_state_dict(state["state_dict"])
     task.served.eval()
     task.settle(val)
+    separate(task.served)
     task.served.lower()
     return task.served.cpu().eval()
 
@@ -197,8 +200,10 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
     given: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     if job.compute.cache_features and fixed(served, augment, mix is not None, job.train.unfreeze):
-        given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
+        with groups.first_alone():
+            given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
         served.lift()
+    synchronise(served, device)
     train = Batches(
         job.train_folder, job.train.batch_size, device,
         shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0],
@@ -207,6 +212,7 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
     steps = len(train) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
     task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
+    task.size, task.rows = train.size, train.rows
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
     task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
@@ -242,7 +248,7 @@ def threads_for(job: Job) -> int:
     times the whole beside another busy process, because threads spin while they wait for each other.
     """
     small = math.prod(job.spec.input_shape) <= SMALL and job.model.family != "transfer"
-    return 1 if small else os.cpu_count() or 1
+    return 1 if small else max(1, (os.cpu_count() or 1) // locals_here())
 
 
 def device_of(compute: Compute) -> torch.device:
@@ -271,7 +277,7 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     device = device_of(job.compute)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        **groups.devices(job.train, job.spec.task == "generation"),
         max_epochs=job.train.max_epochs,
         gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
         precision=precision_of(job.train, device),
