@@ -19,9 +19,10 @@ from pipeline.fitting.compute import Compute
 from pipeline.fitting.diagnoses import diagnose, report
 from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.epochlog import EpochLog, read_log
-from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.processes import fit_together, follow, follows
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
@@ -64,6 +65,9 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
 
 def run() -> None:
     """Run the stage."""
+    if follows():
+        follow()
+        return
     model, train, values = tuned(section("model", Model), section("train", Train))
     families = yaml.safe_load(BEST.read_text()).get("families", {})
     job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
@@ -80,7 +84,7 @@ def run() -> None:
         doctor = Doctor([lambda epoch, metrics: record(metrics, epoch)])
         began = time.perf_counter()
         with log.bar:
-            served = fit(job, [log], state, [doctor] if train.doctor else [])
+            served = fit_together(job, [log], state, [doctor] if train.doctor else [])
         seconds = time.perf_counter() - began
     mlrun = recorder.run
     rows = read_log(state / "log.csv")

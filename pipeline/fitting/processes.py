@@ -67,6 +67,12 @@ def fit_together(
     return told.served
 
 
+def follows() -> bool:
+    """True in the processes that torchrun or srun started, but the first."""
+    place = launched()
+    return place is not None and place.rank > 0
+
+
 def follow() -> None:
     """Train as one of the processes that torchrun or srun started, but the first, which says what."""
     place = launched()
@@ -183,9 +189,11 @@ def _started(work: Callable[..., None], given: list[tuple[Any, ...]]) -> Iterato
     context = get_context("spawn")
     group: dict[Connection, Any] = {}
     try:
-        for arguments in given:
+        for rank, arguments in enumerate(given):
             ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+            process = context.Process(
+                target=work, args=(theirs, *arguments), name=f"train-{rank}", daemon=True
+            )
             with _deaf_to_ctrl_c():
                 process.start()
             theirs.close()
