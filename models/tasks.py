@@ -13,6 +13,7 @@ from models.losses import Loss, l1
 from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
+from models.sharding import is_sharded, shard
 from models.together import gathered, own_draws, place, rows_of
 from models.transfer import Transfer
 
@@ -96,6 +97,11 @@ class Supervised(pl.LightningModule):
     def _draws(self, index: int) -> int:
         """A seed of its own for each step."""
         return self._seed * 1_000_003 + index
+
+    def configure_model(self) -> None:
+        """Share the network out, where Lightning's strategy says that each process holds a part."""
+        if self.device_mesh is not None and not is_sharded(self.served.net):
+            shard(self.served.net, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
         """Let all learn that will ever learn, as processes agree once on what they share."""

@@ -18,7 +18,18 @@ from pipeline.core.params import UserError
 from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.fit import Job
 from pipeline.fitting.processes import fit_together
-from tests.together import JOBS, WORLD, everything, fitted, held, in_two, made, rows_job, with_processes
+from tests.together import (
+    AGAIN,
+    JOBS,
+    WORLD,
+    everything,
+    fitted,
+    held,
+    in_two,
+    made,
+    rows_job,
+    with_processes,
+)
 
 pytestmark = pytest.mark.slow
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
@@ -67,7 +78,7 @@ def test_the_shares_of_two_processes_are_the_batches_of_one(two: Path, name: str
 @pytest.mark.parametrize("name", JOBS)
 def test_two_processes_give_the_weights_of_one(two: Path, name: str) -> None:
     one = fitted(JOBS[name](two), two / "one" / name)
-    first, second = (torch.load(two / f"{name}-{rank}.pt") for rank in range(WORLD))
+    first, second = (torch.load(two / f"{name}-{rank}.pt", weights_only=False) for rank in range(WORLD))
     assert len(one["curves"]) == len(first["curves"])
     for key, curve in ((key, [row[key] for row in one["curves"]]) for key in one["curves"][0]):
         assert [row[key] for row in first["curves"]] == pytest.approx(curve, rel=1e-3, abs=1e-5), key
@@ -82,15 +93,27 @@ def test_two_processes_give_the_weights_of_one(two: Path, name: str) -> None:
 
 
 def test_early_stopping_stopped_early(two: Path) -> None:
-    assert 1 < len(torch.load(two / "stopped-0.pt")["curves"]) < 30
+    assert 1 < len(torch.load(two / "stopped-0.pt", weights_only=False)["curves"]) < 30
 
 
-def test_a_training_that_was_broken_off_ends_like_the_undisturbed_one(two: Path) -> None:
-    one = fitted(rows_job(two), two / "one" / "again")
-    _, second = torch.load(two / "again-0.pt")
-    assert [row["lr"] for row in second["curves"]] == [row["lr"] for row in one["curves"]][1:]
+@pytest.mark.parametrize("name", [name for name in JOBS if name.endswith("in parts")])
+def test_each_process_holds_a_half_between_steps(two: Path, name: str) -> None:
+    (plain,) = torch.load(two / f"{name.removesuffix(' in parts')}-0.pt", weights_only=False)["parts"]
+    assert plain[0] == plain[1], "of DDP each holds all"
+    held = [torch.load(two / f"{name}-{rank}.pt", weights_only=False)["parts"] for rank in range(WORLD)]
+    ((mine, every),), ((other, _),) = held
+    assert every == plain[1]
+    assert mine + other == every
+    assert 0.4 < mine / every < 0.6
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_training_that_was_broken_off_ends_like_the_undisturbed_one(two: Path, name: str) -> None:
+    one = fitted(rows_job(two), two / "one" / f"again-{name}")
+    again = torch.load(two / f"again-{name}-0.pt", weights_only=False)
+    assert [row["lr"] for row in again["curves"]] == [row["lr"] for row in one["curves"]][1:]
     for key, weight in one["weights"].items():
-        torch.testing.assert_close(second["weights"][key], weight, **TOLERANCE)
+        torch.testing.assert_close(again["weights"][key], weight, **TOLERANCE)
 
 
 def children() -> list[psutil.Process]:
@@ -107,7 +130,7 @@ def killed(job: Job, checkpoints: Path, note: Path) -> None:
             note.write_text(" ".join(str(process.pid) for process in children()))
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit_together(job, [hook], checkpoints)
+    fit_together(job, [hook], checkpoints, [Doctor()])
 
 
 def test_a_kill_leaves_no_process_and_loses_no_epoch(two: Path) -> None:
@@ -132,7 +155,7 @@ def test_a_kill_leaves_no_process_and_loses_no_epoch(two: Path) -> None:
             children()[1].kill()
 
     with pytest.raises(UserError, match=r"process 1 of the 2 .* was killed \(SIGKILL\).*'dvc repro'"):
-        fit_together(job, [hook], checkpoints)
+        fit_together(job, [hook], checkpoints, [Doctor()])
     assert epochs[0] >= 1, "what was done before the kill is not done again"
     assert not children()
     doctor, rest = Doctor(), []

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import distributed, multiprocessing
+from torch.distributed.tensor import DTensor
 
 from models.params import Model
 from models.served import Served
@@ -109,6 +112,18 @@ JOBS: dict[str, Callable[[Path], Job]] = {
 }  # fmt: skip
 
 
+def in_parts(job: Job) -> Job:
+    """The same job, of which each process holds a part of the network."""
+    return dataclasses.replace(job, compute=job.compute.model_copy(update={"strategy": "fsdp"}))
+
+
+JOBS |= {"pictures in parts": lambda folder: in_parts(pictures_job(folder))}
+JOBS |= {"anomalies in parts": lambda folder: in_parts(pictures_job(folder, "anomaly"))}
+AGAIN: dict[str, Callable[[Path], Job]] = {
+    "whole": rows_job, "in parts": lambda folder: in_parts(rows_job(folder)),
+}  # fmt: skip
+
+
 def fitted(job: Job, folder: Path, until: int | None = None) -> dict[str, Any]:
     """What a training gives: weights, curves, and what the doctor saw; `until` an epoch it is broken off."""
     curves: list[dict[str, float]] = []
@@ -152,6 +167,18 @@ def _joined(rank: int, work: Callable[..., None], folder: Path) -> None:
         work(rank, folder)
 
 
+class Parts(Callback):
+    """Counts what this process holds of the network's parameters after each step, and what there are."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, int]] = set()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        weights = [weight for name, weight in pl_module.named_parameters() if name.startswith("served")]
+        mine = sum((w.to_local() if isinstance(w, DTensor) else w).numel() for w in weights)
+        self.seen.add((mine, sum(weight.numel() for weight in weights)))
+
+
 def everything(rank: int, folder: Path) -> None:
     """All that the tests look at, by one start of two processes."""
     for name in ("none", "over", "under", "val"):
@@ -163,10 +190,10 @@ def everything(rank: int, folder: Path) -> None:
             np.savez(folder / f"{name}-{epoch}-{rank}.npz", *found)
     for name, job in JOBS.items():
         torch.save(fitted(job(folder), folder / "two" / name), folder / f"{name}-{rank}.pt")
-    again = rows_job(folder)
-    first = fitted(again, folder / "two" / "again", until=1)
-    second = fitted(again, folder / "two" / "again")
-    torch.save((first, second), folder / f"again-{rank}.pt")
+    for name, job in AGAIN.items():
+        checkpoints = folder / "two" / f"again-{name}"
+        fitted(job(folder), checkpoints, until=1)
+        torch.save(fitted(job(folder), checkpoints), folder / f"again-{name}-{rank}.pt")
 
 
 def made(folder: Path, name: str) -> Batches:

@@ -23,6 +23,7 @@ from models.optimiser import Optimiser
 from models.params import Model
 from models.reconstruction import Reconstruction
 from models.served import Served
+from models.sharding import is_sharded, state_of
 from models.tasks import Supervised
 from models.together import locals_here, separate, synchronise
 from models.transfer import Transfer
@@ -175,6 +176,8 @@ def fit(
         trainer.fit(task, train, val, ckpt_path=ckpt, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if is_sharded(task.served.net):
+        task.served = put_together(task.served, job)
     if best is not None:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         task.load_state_dict(state["state_dict"])
@@ -183,6 +186,13 @@ def fit(
     separate(task.served)
     task.served.lower()
     return task.served.cpu().eval()
+
+
+def put_together(served: Served, job: Job) -> Served:
+    """The whole of a network of which each process holds a part."""
+    whole = Served(job.model, job.spec, job.transform)
+    whole.load_state_dict(state_of(served))
+    return whole
 
 
 def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
@@ -199,7 +209,8 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
     given: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-    if job.compute.cache_features and fixed(served, augment, mix is not None, job.train.unfreeze):
+    cached = job.compute.cache_features and not groups.shards(job.compute)
+    if cached and fixed(served, augment, mix is not None, job.train.unfreeze):
         with groups.first_alone():
             given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
         served.lift()
@@ -277,7 +288,7 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     device = device_of(job.compute)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        **groups.devices(job.train, job.spec.task == "generation"),
+        **groups.devices(job),
         max_epochs=job.train.max_epochs,
         gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
         precision=precision_of(job.train, device),

@@ -15,13 +15,13 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import distributed
 
-from models.optimiser import Optimiser
 from models.together import locals_here, place
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
+from pipeline.fitting.compute import Compute
 
 if TYPE_CHECKING:
     from pipeline.fitting.fit import Job
@@ -111,9 +111,29 @@ def check(job: Job, world: int, here: int) -> None:
             raise UserError(f"{told}, and there are {rows} {name} samples ({folder}): each needs one")
     if job.train.privacy.epsilon:
         raise UserError(f"{told}, and train.privacy needs one alone; set compute.processes to 1")
+    if job.compute.strategy == "fsdp":
+        _check_sharding(job)
     gpus = torch.cuda.device_count() if job.compute.accelerator != "cpu" else 0
     if 0 < gpus < here:
         raise UserError(f"{told}, {here} of them here, and there are {gpus} GPUs: each needs one")
+
+
+def _check_sharding(job: Job) -> None:
+    """Refuse what cannot be trained in parts.
+
+    Raises:
+        UserError: something needs the whole of the weights.
+    """
+    train = job.train
+    whole = {
+        "model.family: gan": job.spec.task == "generation", "train.l1": train.l1, "train.ema": train.ema,
+        "train.unfreeze_every": train.unfreeze_every, "train.precision: 16-mixed": train.precision == "16-mixed",
+    }  # fmt: skip
+    for name, asked in whole.items():
+        if asked:
+            raise UserError(
+                f"{name} needs each process to hold the whole network; set compute.strategy to ddp"
+            )
 
 
 def loopback() -> None:
@@ -123,13 +143,20 @@ def loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
 
 
-def devices(settings: Optimiser, adversarial: bool) -> dict[str, Any]:
+def shards(compute: Compute) -> bool:
+    """True where each process holds a part of the network."""
+    return compute.strategy == "fsdp" and place()[1] > 1
+
+
+def devices(job: Job) -> dict[str, Any]:
     """What a Trainer is told of devices, and of the processes that there are already: it starts none."""
     world, here = place()[1], locals_here()
     if world == 1:
         return {"devices": 1}
-    changing = adversarial or bool(settings.unfreeze and settings.unfreeze_every)  # which weights learn
-    strategy = DDPStrategy(find_unused_parameters=changing, broadcast_buffers=False)
+    changing = job.spec.task == "generation" or job.train.unfreeze_every > 0  # which weights learn
+    strategy: Strategy = DDPStrategy(find_unused_parameters=changing, broadcast_buffers=False)
+    if shards(job.compute):
+        strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False)
     return {
         "devices": here,
         "num_nodes": world // here,

@@ -53,7 +53,7 @@ def fit_together(
     if place := launched():
         check(job, place.world, place.locals)
         with joined(place, _device(job, place)):
-            distributed.broadcast_object_list([(job, checkpoints)])
+            distributed.broadcast_object_list([(job, checkpoints, Told(job, [], callbacks).sent)])
             return fit(job, hooks, checkpoints, callbacks)
     world = job.compute.processes
     if world == 1:
@@ -81,7 +81,8 @@ def follow() -> None:
     device = torch.device("cuda", place.local) if torch.cuda.is_available() else torch.device("cpu")
     with joined(place, device):
         distributed.broadcast_object_list(given)
-        fit(given[0][0], [], given[0][1])
+        job, checkpoints, callbacks = given[0]
+        fit(job, [], checkpoints, callbacks)
 
 
 def member(
