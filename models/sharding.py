@@ -13,18 +13,19 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from models.recomputing import Block
+
 
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
     """Give each process of a mesh a part of every parameter, which are put together a block at a time to compute.
 
-    Blocks are what stands in a sequence and has modules of its own.
+    Blocks are those whose activations may be computed again, too.
     """
     for weight in net.parameters():
         weight.data = weight.data.contiguous()  # no other order can be shared out
-    sequences = [module for module in net.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
-    for block in (block for sequence in sequences for block in sequence):
-        if list(block.children()) and not isinstance(block, nn.ModuleList | nn.Sequential):
-            fully_shard(block, mesh=mesh)
+    for module in reversed(list(net.modules())):  # what lies within comes first
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
     fully_shard(net, mesh=mesh)
     for name in ("loss", "errors"):  # by which a task calls an autoencoder
         if hasattr(net, name):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
+from tqdm import tqdm
 
 from pipeline.core.dataset import Dataset, DatasetWriter
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.folds import Folds, folds_of, scheme_of
+from pipeline.splits import apart, assign, by_time, judged_alone, merged, straddling
 from pipeline.transforms import Scaling, Tokenizer, fit
 from serving.inputs.spec import write_json
 
@@ -21,19 +23,6 @@ INPUT = DATA / "ingest"
 GROUPS = DATA / "validate" / "groups.npy"
 OUTPUT = DATA / "prepare"
 SPLITS = ("train", "val", "test")
-
-
-class Folds(Section):
-    """Cross-validation over what is not test; 0 folds make none."""
-
-    number: int = Field(
-        0, ge=0, le=50, description="Folds; each has its own transform, fitted on its training part."
-    )
-    scheme: Literal["auto", "plain", "stratified", "grouped", "time"] = Field(
-        "auto",
-        description="How samples fall into folds; 'auto': by time where the split is, by groups, else stratified.",
-    )
-    inner: int = Field(0, ge=0, le=50, description="Folds within each fold, for tune.nested.")
 
 
 class Prepare(Section):
@@ -61,86 +50,12 @@ class Prepare(Section):
         return self
 
 
-def position(identity: bytes, seed: int) -> float:
-    """Where a sample stands in [0, 1): a seeded hash of its own content and of nothing else."""
-    digest = hashlib.blake2b(identity, digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def assign(
-    ids: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    settings: Prepare,
-    seed: int,
-    classes: Sequence[str] = (),
-) -> np.ndarray:
-    """Split numbers (N,) uint8, 0 train, 1 val, 2 test, from ids (N,), labels (N,) and groups (N,).
-
-    A sample's split depends on the content of its group and the seed alone, so it keeps its split when
-    others are added. Each class is hashed alike, which stratifies in expectation: a split that were both
-    exactly stratified and independent of the other samples cannot exist. Where a class would have no sample
-    in a split, its group nearest to that split's middle moves there; only such classes may shift later.
-
-    Raises:
-        UserError: a class has fewer than three distinct groups, so that no split can hold it.
-    """
-    order = np.argsort(ids, kind="stable")
-    _, first = np.unique(groups[order], return_index=True)  # a group stands where its smallest id stands
-    _, where = np.unique(groups, return_inverse=True)
-    place = np.array([position(bytes(identity), seed) for identity in ids[order[first]]])
-    edges = np.array([1 - settings.val - settings.test, 1 - settings.test])
-    split = np.searchsorted(edges, place, side="right").astype(np.uint8)
-    present = {int(label): np.unique(where[labels == label]) for label in np.unique(labels)}
-    for label, mine in present.items():
-        if len(mine) < len(SPLITS):
-            name = classes[label] if classes else label
-            raise UserError(
-                f"class '{name}' has {len(mine)} distinct samples; train, val and test need at least one each"
-            )
-    for _ in range(len(SPLITS)):  # a group that holds several classes may undo what was done for another
-        moved = [_fill(split, place, mine, edges) for mine in present.values()]
-        if not any(moved):
-            break
-    return split[where]
-
-
-def _fill(split: np.ndarray, place: np.ndarray, mine: np.ndarray, edges: np.ndarray) -> bool:
-    """Move groups so that every split holds one of `mine`, in place; True where one moved."""
-    centre = np.array([edges[0] / 2, edges.mean(), (1 + edges[1]) / 2])
-    missing = [empty for empty in (2, 1, 0) if not (split[mine] == empty).any()]
-    for empty in missing:
-        counts = np.bincount(split[mine], minlength=len(SPLITS))
-        spare = mine[counts[split[mine]] > 1]
-        split[spare[np.abs(place[spare] - centre[empty]).argmin()]] = empty
-    return bool(missing)
-
-
-def merged(groups: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Groups (N,) that hold together what either of two groupings holds together."""
-    while True:
-        joined = groups
-        for by in (other, groups):
-            _, where = np.unique(by, return_inverse=True)
-            least = np.full(where.max() + 1, np.iinfo(np.int64).max)
-            np.minimum.at(least, where, joined)
-            joined = least[where]
-        if np.array_equal(joined, groups):
-            return joined
-        groups = joined
-
-
-def by_time(times: np.ndarray, groups: np.ndarray, settings: Prepare) -> np.ndarray:
-    """Split numbers (N,) uint8 by time: the latest are the test, those before them validation.
-
-    A group goes where its latest sample goes, so that nothing of the future is seen in training.
-    """
-    _, where = np.unique(groups, return_inverse=True)
-    latest = np.full(where.max() + 1, -np.inf)
-    np.maximum.at(latest, where, times)
-    place = latest[where]
-    edges = np.quantile(place, [1 - settings.val - settings.test, 1 - settings.test], method="lower")
-    return np.searchsorted(edges, place, side="left").astype(np.uint8)
+def groups_of(dataset: Dataset) -> np.ndarray:
+    """The groups (N,) that no split may divide: copies that `validate` found, joined with those of a column."""
+    groups: np.ndarray = np.load(GROUPS, allow_pickle=False)
+    if (column := dataset.spec.role("group")) is not None:
+        groups = merged(groups, np.array(dataset.column(column.name)))
+    return groups
 
 
 def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
@@ -149,13 +64,11 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
     Raises:
         UserError: a split that is given or cut by time has no samples, or a class has too few.
     """
-    groups = np.load(GROUPS, allow_pickle=False)
-    if (column := dataset.spec.role("group")) is not None:
-        groups = merged(groups, np.array(dataset.column(column.name)))
+    groups = groups_of(dataset)
     if (column := dataset.spec.role("split")) is not None:
         split = np.array(dataset.column(column.name))
-        if straddling := _straddling(groups, split):
-            print(f"prepare: {straddling} groups of copies lie in several of the given splits")
+        if count := straddling(groups, split):
+            print(f"prepare: {count} groups of copies lie in several of the given splits")
     elif (column := dataset.spec.role("time")) is not None:
         times = np.array(dataset.column(column.name))
         if (begin := dataset.spec.role("begin")) is None:
@@ -183,40 +96,19 @@ def splits_of(dataset: Dataset, settings: Prepare, seed: int) -> np.ndarray:
     return split
 
 
-def apart(split: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """The split without samples, now 3, whose targets begin before those of an earlier split have ended."""
-    split = split.copy()
-    for number in (1, 2):
-        edge = end[split < number].max(initial=-np.inf)
-        split[(split == number) & (begin <= edge)] = len(SPLITS)
-    return split
-
-
-def judged_alone(split: np.ndarray, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """The split with no anomaly in training: those that fell there are shared out between val and test."""
-    moved = np.flatnonzero((split == 0) & (labels == 1))
-    split[moved] = [1 + (position(bytes(identity), seed + 1) < 0.5) for identity in ids[moved]]
-    return split
-
-
-def _straddling(groups: np.ndarray, split: np.ndarray) -> int:
-    """How many groups have samples in several splits."""
-    pairs = np.unique(np.stack([groups, split.astype(np.int64)]), axis=1)
-    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
-
-
 def write_splits(
     dataset: Dataset,
     split: np.ndarray,
     folder: Path,
     tokenizer: Tokenizer = "trained",
     scaling: Scaling = "split",
+    names: Sequence[str] = SPLITS,
 ) -> None:
-    """Fit on train, then write the transform and one data set folder a split."""
+    """Fit on train, then write the transform and one data set folder a split: `names` of 0, 1, ..."""
     (folder / "transform").mkdir(parents=True)
     fitted = fit(dataset, split == 0, folder / "transform", tokenizer, scaling)
     write_json(folder / "transform" / "transform.json", fitted.transform)
-    writers = [DatasetWriter(folder / name, fitted.spec) for name in SPLITS]
+    writers = [DatasetWriter(folder / name, fitted.spec) for name in names]
     start = 0
     for chunk in dataset.chunks():
         mine = split[start : start + len(chunk["id"])]
@@ -228,6 +120,62 @@ def write_splits(
         writer.__exit__(None, None, None)
 
 
+def write_folds(dataset: Dataset, split: np.ndarray, settings: Prepare, seed: int, folder: Path) -> str:
+    """Write each fold's train and val with a transform fitted on that train; tell what they are.
+
+    Without folds the folder holds `folds.json` alone, which says so.
+
+    Raises:
+        UserError: the data allow no such folds, or the disk has no room for them.
+    """
+    asked = settings.folds
+    folder.mkdir()
+    if not asked.number:
+        write_json(folder / "folds.json", {"number": 0})
+        return ""
+    scheme, groups = scheme_of(dataset.spec, asked), groups_of(dataset)
+    folds = folds_of(dataset, groups, split < 2, asked.number, scheme, seed)
+    inner = [
+        folds_of(dataset, groups, fold == 0, asked.inner, scheme, seed, f"of fold {number} the inner ")
+        for number, fold in enumerate(folds)
+        if asked.inner
+    ]
+    parts = {Path(str(number)): fold for number, fold in enumerate(folds)}
+    parts |= {
+        Path(str(k), "inner", str(j)): fold for k, each in enumerate(inner) for j, fold in enumerate(each)
+    }
+    size = _room_for(dataset, parts.values(), folder)
+    for path, part in tqdm(
+        parts.items(), desc=f"prepare: folds, some {size:.0f} MB", unit=" folds", leave=False
+    ):
+        write_splits(dataset, part, folder / path, settings.tokenizer, settings.scaling, SPLITS[:2])
+    sizes = [{name: int((fold == at).sum()) for at, name in enumerate(SPLITS[:2])} for fold in folds]
+    write_json(
+        folder / "folds.json",
+        {"number": asked.number, "inner": asked.inner, "scheme": scheme, "sizes": sizes},
+    )
+    within = f", each with {asked.inner} inner ones" if asked.inner else ""
+    return f"prepare: {asked.number} folds ({scheme}){within}, some {size:.0f} MB; " + ", ".join(
+        f"{each['train']}+{each['val']}" for each in sizes
+    )
+
+
+def _room_for(dataset: Dataset, parts: Collection[np.ndarray], folder: Path) -> float:
+    """Megabytes that copies of these parts will take.
+
+    Raises:
+        UserError: the disk has not so many.
+    """
+    whole = sum(file.stat().st_size for file in dataset.folder.glob("*.npy"))
+    wanted = whole * sum(int((part < 2).sum()) for part in parts) / len(dataset)
+    if wanted > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"prepare.folds: {len(parts)} folds take {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            "set fewer, or free some space"
+        )
+    return wanted / 1e6
+
+
 def run() -> None:
     """Run the stage."""
     settings = section("prepare", Prepare)
@@ -236,9 +184,12 @@ def run() -> None:
     split = splits_of(dataset, settings, seed)
     with replacing(OUTPUT) as folder:
         write_splits(dataset, split, folder, settings.tokenizer, settings.scaling)
+        told = write_folds(dataset, split, settings, seed, folder / "folds")
     counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")
+    if told:
+        print(told)
 
 
 def class_drift(dataset: Dataset, split: np.ndarray) -> str:

@@ -43,7 +43,7 @@ def champion(name: str) -> Champion | None:
     except tracking.store_error() as error:
         if tracking.missing(error):
             return None
-        raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+        raise UserError(f"the MLflow registry {tracking.place()} cannot be read: {error}") from None
     return entry(found)
 
 
@@ -61,7 +61,7 @@ def tag(name: str, number: str, tags: Mapping[str, str | None]) -> None:
             elif key in client.get_model_version(name, number).tags:
                 client.delete_model_version_tag(name, number, key)
     except tracking.store_error() as error:
-        raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
+        raise UserError(f"the MLflow registry {tracking.place()} cannot be written: {error}") from None
 
 
 def download_bundle(version: Champion, folder: Path) -> Path:
@@ -99,7 +99,7 @@ def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
         client.create_registered_model(name)
     except tracking.store_error() as error:
         if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-            raise UserError(f"the MLflow registry {tracking.uri()} cannot be written: {error}") from None
+            raise UserError(f"the MLflow registry {tracking.place()} cannot be written: {error}") from None
     model_id = source.removeprefix("models:/")  # a server, unlike a local database, insists on it
     made = client.create_model_version(
         name, source, run.id, tags=dict(tags), description=tags["reason"], model_id=model_id

@@ -56,7 +56,7 @@ def fetch(name: str, wanted: str | None = None) -> Blessed:
     found = promoted(name, wanted) if wanted else registry.champion(name)
     if found is None:
         raise UserError(
-            f"no version of '{name}' is promoted in the MLflow store {tracking.uri()}; 'make repro' makes and judges "
+            f"no version of '{name}' is promoted in the MLflow store {tracking.place()}; 'make repro' makes and judges "
             "one, and 'make report' says why a model was not promoted (where the store was lost or changed: 'dvc repro "
             "-f -s train' first, which records the model anew)"
         )

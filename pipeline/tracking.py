@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from pipeline.core.params import Section, UserError, section
+from pipeline.core.patience import patiently, shown
 from pipeline.core.project import Name
 from pipeline.origin import lineage as lineage  # tags of every run
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+R = TypeVar("R")
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 NEEDED = ("numpy", "onnxruntime", "pandas", "pillow", "pydantic", "tokenizers")  # by `serving/`, to answer
 
 
@@ -54,12 +58,24 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or section("tracking", Tracking).uri
 
 
+def place() -> str:
+    """The tracking URI in force as messages name it, without a password."""
+    return shown(uri())
+
+
+def studies() -> str:
+    """Where Optuna keeps studies; FAIRLEAD_STUDIES wins, so that a password need not stand in a file."""
+    return os.environ.get("FAIRLEAD_STUDIES") or section("tracking", Tracking).studies
+
+
 def check_reachable() -> None:
     """Fail early and clearly when a tracking server does not answer, before any computing is spent."""
     import httpx
 
     address = uri()
     if not address.startswith(("http://", "https://")):
+        if "://" in address and not address.startswith(("sqlite:", "file:", "databricks")):
+            check_database(address)
         return
     try:
         httpx.get(f"{address.rstrip('/')}/health", timeout=5).raise_for_status()
@@ -68,6 +84,29 @@ def check_reachable() -> None:
             f"the MLflow server at {address} does not answer ({error}); start it, or unset "
             "MLFLOW_TRACKING_URI to use the local database. Nothing was run and nothing is lost"
         ) from None
+
+
+def check_database(address: str) -> None:
+    """As `check_reachable`, of a database that is written to directly: MLflow itself tries for minutes."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        place = make_url(address)
+        if place.host:
+            socket.create_connection(
+                (place.host, place.port or PORTS.get(place.get_backend_name(), 0)), 5
+            ).close()
+    except (ArgumentError, OSError, ValueError) as error:
+        raise UserError(
+            f"MLflow's database at {shown(address)} does not answer ({error}); start it, or mend tracking.uri or "
+            "MLFLOW_TRACKING_URI. Nothing was run and nothing is lost"
+        ) from None
+
+
+def asked(call: Callable[[MlflowClient], R]) -> R:
+    """What the store answers; one that is a database is waited for where it is away for a while."""
+    return patiently(lambda: call(client()), f"the MLflow store {place()}")
 
 
 @cache
@@ -112,7 +151,7 @@ def download(artifact: str, folder: Path) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=artifact, dst_path=str(folder)))
     except (store_error(), OSError) as error:
-        raise UserError(f"{artifact} cannot be fetched from the MLflow store {uri()}: {error}") from None
+        raise UserError(f"{artifact} cannot be fetched from the MLflow store {place()}: {error}") from None
 
 
 def experiment_id() -> str:
@@ -142,20 +181,22 @@ class Run:
         from mlflow.entities import Param
 
         logged = [Param(key, str(value)[:6000]) for key, value in values.items()]
-        client().log_batch(self.id, params=logged)
+        asked(lambda to: to.log_batch(self.id, params=logged))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at a step (an epoch)."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        client().log_batch(self.id, [Metric(key, float(v), now, step) for key, v in values.items()])
+        logged = [Metric(key, float(value), now, step) for key, value in values.items()]
+        asked(lambda to: to.log_batch(self.id, logged))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        client().log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+        logged = [RunTag(key, str(value)) for key, value in values.items()]
+        asked(lambda to: to.log_batch(self.id, tags=logged))
 
     def files(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or the files of a folder, as artifacts."""
@@ -167,20 +208,56 @@ class Run:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
-        client().log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        given = [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
+        asked(lambda to: to.log_inputs(self.id, given))
 
     def exists(self) -> bool:
         """True where the store knows the run and it is not deleted."""
         try:
-            return str(client().get_run(self.id).info.lifecycle_stage) == "active"
+            return str(asked(lambda to: to.get_run(self.id)).info.lifecycle_stage) == "active"
         except store_error() as error:
             if missing(error):
                 return False
-            raise UserError(f"the MLflow store {uri()} cannot be read: {error}") from None
+            raise UserError(f"the MLflow store {place()} cannot be read: {error}") from None
+
+    def children(self) -> list[Child]:
+        """Its child runs, oldest first."""
+        return [
+            Child(Run(found.info.run_id), found.data.tags, found.info.status != "RUNNING")
+            for found in search(f"tags.`mlflow.parentRunId` = '{self.id}'")
+        ]
+
+    def delete(self) -> None:
+        """Delete the run; MLflow keeps it among the deleted."""
+        asked(lambda to: to.delete_run(self.id))
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""
-        client().set_terminated(self.id, status)
+        asked(lambda to: to.set_terminated(self.id, status))
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child run, as a list of them shows it."""
+
+    run: Run
+    tags: dict[str, str]
+    ended: bool
+
+
+def search(condition: str) -> list[Any]:
+    """The active runs of the project's experiment that meet a condition of MLflow's, oldest first."""
+    found, token, where = [], None, experiment_id()
+    while True:
+        page = asked(
+            lambda to, token=token: to.search_runs(  # type: ignore[misc]
+                [where], condition, order_by=["attributes.start_time ASC"], page_token=token
+            )
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def start(name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:
@@ -188,7 +265,8 @@ def start(name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:
     tags = {"mlflow.runName": name, **lineage(), **tags}
     if parent:
         tags["mlflow.parentRunId"] = parent.id
-    return Run(client().create_run(experiment_id(), run_name=name, tags=tags).info.run_id)
+    made = asked(lambda to: to.create_run(experiment_id(), run_name=name, tags=tags))
+    return Run(made.info.run_id)
 
 
 @contextmanager
@@ -217,7 +295,7 @@ def attach(run_id: str) -> Run:
     run = Run(run_id)
     if not run.exists():
         raise UserError(
-            f"the MLflow store {uri()} does not know run {run_id} (was the store changed or emptied?); "
+            f"the MLflow store {place()} does not know run {run_id} (was the store changed or emptied?); "
             "'dvc repro -f -s train' trains the model anew and logs it there"
         )
     return run
@@ -245,4 +323,4 @@ def log_model(run: Run, bundle: Path) -> str:
 
 def ui_hint() -> str:
     """Where people look at the runs."""
-    return uri() if uri().startswith("http") else "make ui  (MLflow on http://127.0.0.1:5000)"
+    return place() if uri().startswith("http") else "make ui  (MLflow on http://127.0.0.1:5000)"

@@ -25,7 +25,7 @@ def registered(name: str) -> list[Any]:
         found = list(client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"]))
         aliases = client.get_registered_model(name).aliases if found else {}
     except tracking.store_error() as error:
-        raise UserError(f"the MLflow registry {tracking.uri()} cannot be read: {error}") from None
+        raise UserError(f"the MLflow registry {tracking.place()} cannot be read: {error}") from None
     for version in found:
         version._aliases = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
     return sorted(found, key=lambda version: -int(version.version))
@@ -43,7 +43,7 @@ def find(name: str, word: str) -> list[Any]:
     """
     known = registered(name)
     if not known:
-        raise UserError(f"no version of '{name}' is registered in {tracking.uri()}; 'make repro' makes one")
+        raise UserError(f"no version of '{name}' is registered in {tracking.place()}; 'make repro' makes one")
     exact = [each for each in known if word == str(each.version) or word in each.aliases]
     if exact:
         return exact

@@ -7,7 +7,9 @@ once, so that every recipe can be walked in CI.
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import yaml
 
 from pipeline.core import params
+from pipeline.core.stage import main
 from tests.project import ROOT, Project
 from tests.stores import forget
 
@@ -57,6 +60,21 @@ def walk(folder: Path, recipe: Path, store: str, changes: Mapping[str, dict[str,
         for stage in STAGES:
             import_module(f"pipeline.{stage}").run()
     return project
+
+
+def refused(project: Project, stage: str) -> str:
+    """Run a stage as its program does, in this process, in a project with a store of its own; give what it says."""
+    told = io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with (
+        standing_in(project.folder, "sqlite:///mlflow.db"),
+        contextlib.redirect_stderr(told),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(import_module(f"pipeline.{stage}").run, stage)
+    signal.signal(signal.SIGTERM, handler)
+    assert ended.value.code == 1
+    return told.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from pipeline.export import export_graphs
 from pipeline.fitting.augmentation import Augmentation
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Job, Train, fit
-from pipeline.prepare import judged_alone
 from pipeline.sources import Data, open_source
+from pipeline.splits import judged_alone
 from serving.inputs.spec import Column, DataSpec, TableField, TableInput, Transform
 from serving.predictor import BACKENDS, Predictor, named, numbers
 from tests.conftest import digits, spec_of, write_dataset

@@ -15,11 +15,10 @@ from torch import nn
 
 from models.params import Model
 from models.served import Served
-from pipeline.fitting import diagnoses
-from pipeline.fitting import fit as fitting
+from pipeline.fitting import assembly, diagnoses
 from pipeline.fitting.diagnoses import Diagnosis, Facts, Look, diagnose, report
 from pipeline.fitting.doctor import Doctor
-from pipeline.fitting.fit import Job, Train
+from pipeline.fitting.fit import Job, Train, fit
 from serving.inputs.spec import Transform
 from tests.conftest import digits, spec_of, write_dataset
 from tests.small import CPU, blobs, table_job
@@ -39,9 +38,9 @@ def seen(job: Job, monkeypatch: pytest.MonkeyPatch | None = None, net: nn.Module
                 super().__init__(*given)
                 self.net = net
 
-        monkeypatch.setattr(fitting, "Served", Broken)
+        monkeypatch.setattr(assembly, "Served", Broken)
     doctor = Doctor()
-    fitting.fit(job, [], callbacks=[doctor])
+    fit(job, [], callbacks=[doctor])
     return doctor.facts
 
 
@@ -202,7 +201,7 @@ def test_the_report_is_json_with_nothing_that_json_cannot_say() -> None:
 def test_the_doctor_changes_no_weight_and_leaves_no_hook(tmp_path: Path) -> None:
     states = []
     for callbacks in ([], [Doctor()]):
-        served = fitting.fit(picture_job(tmp_path, max_epochs=2), [], callbacks=list(callbacks))
+        served = fit(picture_job(tmp_path, max_epochs=2), [], callbacks=list(callbacks))
         states.append(served.state_dict())
         assert not any(module._forward_hooks for module in served.modules())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -211,7 +210,7 @@ def test_the_doctor_changes_no_weight_and_leaves_no_hook(tmp_path: Path) -> None
 def test_what_it_saw_is_reported_each_epoch(tmp_path: Path) -> None:
     told: dict[int, dict[str, float]] = {}
     doctor = Doctor([told.__setitem__])
-    fitting.fit(picture_job(tmp_path, max_epochs=3), [], callbacks=[doctor])
+    fit(picture_job(tmp_path, max_epochs=3), [], callbacks=[doctor])
     assert list(told) == [0, 1, 2]
     assert {"gradient_norm", "gradient/features.0", "change/head.1", "zeros/features.2"} <= told[0].keys()
     assert all(0 <= value <= 1 for name, value in told[0].items() if name.startswith(("zeros", "dead")))
@@ -227,10 +226,10 @@ def test_a_resumed_training_is_judged_whole(tmp_path: Path) -> None:
 
     whole, first, second = Doctor(), Doctor(), Doctor()
     job = picture_job(tmp_path, max_epochs=4)
-    fitting.fit(job, [], tmp_path / "one", [whole])
+    fit(job, [], tmp_path / "one", [whole])
     with pytest.raises(Killed):
-        fitting.fit(job, [kill], tmp_path / "two", [first])
-    fitting.fit(job, [], tmp_path / "two", [second])
+        fit(job, [kill], tmp_path / "two", [first])
+    fit(job, [], tmp_path / "two", [second])
     assert second.facts == whole.facts
 
 

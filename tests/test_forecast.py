@@ -11,8 +11,9 @@ from pipeline import forecasting, metrics
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.ingest import Ingest, ingest
-from pipeline.prepare import Prepare, apart, by_time, write_splits
+from pipeline.prepare import Prepare, write_splits
 from pipeline.sources import Data, open_source
+from pipeline.splits import apart, by_time
 from serving.inputs.decode import decoder
 from serving.inputs.spec import Transform
 

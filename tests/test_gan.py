@@ -16,10 +16,11 @@ from models.served import Served, load, save
 from pipeline import rare
 from pipeline.core.params import UserError
 from pipeline.export import export_graphs
-from pipeline.fitting import fit as fitting
+from pipeline.fitting import assembly
+from pipeline.fitting.assembly import check_suits
 from pipeline.fitting.diagnoses import Facts, diagnose
 from pipeline.fitting.doctor import Doctor
-from pipeline.fitting.fit import Train, assemble, check_suits, fit
+from pipeline.fitting.fit import Train, assemble, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.sources import Data, open_source
 from serving.inputs.decode import BadInput
@@ -156,13 +157,13 @@ def test_a_source_must_hold_images_with_classes(tmp_path: Path) -> None:
 def test_a_critic_that_wins_outright_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The generator hardly moves: its optimiser has a hundred-thousandth of the rate."""
 
-    class Broken(fitting.Adversarial):
+    class Broken(assembly.Adversarial):
         def configure_optimizers(self) -> Any:
             made, schedules = super().configure_optimizers()
             schedules[0].base_lrs = [1e-5 * self.optimiser.lr]
             return made, schedules
 
-    monkeypatch.setitem(fitting.TASKS, "generation", Broken)
+    monkeypatch.setitem(assembly.TASKS, "generation", Broken)
     doctor = Doctor()
     fit(job_of(tmp_path, max_epochs=10), [], callbacks=[doctor])
     found = diagnose(doctor.facts)

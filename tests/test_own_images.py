@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.road import Road
+from pipeline import ingest, prepare, validate
+from tests.project import ROOT, Project
+from tests.recipes import standing_in, walk
 
 pytestmark = pytest.mark.slow
 
@@ -40,25 +42,17 @@ def write_photos(root: Path, count: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def leaves(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    road = Road(tmp_path_factory.mktemp("own"))
-    write_photos(road.folder / "data" / "raw", 40)
-    (road.folder / "params.yaml").write_text(
-        (road.folder / "params.yaml").read_text().replace("name: mnist", "name: shapes")
-    )
+def leaves(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
+    folder = tmp_path_factory.mktemp("own")
+    write_photos(folder / "data" / "raw", 40)
+    recipe = folder / "own.yaml"
+    recipe.write_text((ROOT / "params.yaml").read_text().replace("name: mnist", "name: shapes"))
     image = {"height": 32, "width": 24, "channels": 3, "background": 255, "min_side": 4, "max_side": 8192}
-    road.set(
-        {
-            "data": {"source": "images", "path": "data/raw", "image": image},
-            "tune": {"trials": 0},
-            "train": {"max_epochs": 12, "batch_size": 16},
-        }
-    )
-    road.make("repro")
-    return road
+    data = {"source": "images", "path": "data/raw", "image": image}
+    return walk(folder, recipe, runs, {"data": data, "train": {"max_epochs": 12, "batch_size": 16}})
 
 
-def test_the_road_ends_with_a_certified_model(leaves: Road) -> None:
+def test_the_road_ends_with_a_certified_model(leaves: Project) -> None:
     receipt = leaves.json("data/promote/receipt.json")
     assert receipt["verdict"] == "promoted"
     assert receipt["name"] == "shapes"
@@ -69,7 +63,7 @@ def test_the_road_ends_with_a_certified_model(leaves: Road) -> None:
     assert "torchserve, golden requests" in same
 
 
-def test_golden_requests_are_the_files_themselves(leaves: Road) -> None:
+def test_golden_requests_are_the_files_themselves(leaves: Project) -> None:
     golden = leaves.folder / "data/export/bundle/golden"
     requests = json.loads((golden / "golden.json").read_text())["requests"]
     files = {path.read_bytes() for path in (leaves.folder / "data" / "raw").rglob("*.*")}
@@ -87,7 +81,9 @@ def test_golden_requests_are_the_files_themselves(leaves: Road) -> None:
     }
 
 
-def test_an_added_image_keeps_the_others_where_they_are(leaves: Road) -> None:
+def test_an_added_image_keeps_the_others_where_they_are(
+    leaves: Project, runs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {
         name: set(np.load(leaves.folder / f"data/prepare/{name}/id.npy")) for name in ("train", "val", "test")
     }
@@ -95,7 +91,10 @@ def test_an_added_image_keeps_the_others_where_they_are(leaves: Road) -> None:
     pixels = generator.integers(0, 256, (40, 40, 3), np.uint8)
     Image.fromarray(pixels).save(leaves.folder / "data" / "raw" / "bar" / "000a.png")
     (leaves.folder / "data" / "raw" / "bar" / "notes.gif").write_bytes(b"GIF89a")
-    told = leaves.run("dvc", "repro", "prepare").stdout
+    with standing_in(leaves.folder, runs):
+        for stage in (ingest, validate, prepare):
+            stage.run()
+    told = capsys.readouterr().out
     assert "1 entries are of no kind that 'images' reads and were left out" in told
     assert "bar/notes.gif" in told
     after = {name: set(np.load(leaves.folder / f"data/prepare/{name}/id.npy")) for name in before}

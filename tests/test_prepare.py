@@ -10,7 +10,8 @@ import pytest
 from pipeline import prepare
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError, validate
-from pipeline.prepare import SPLITS, Prepare, assign
+from pipeline.prepare import SPLITS, Prepare
+from pipeline.splits import assign
 from pipeline.transforms import FITS
 from serving.inputs.spec import Transform, read_spec
 from tests.conftest import digits, identities, set_params, write_dataset

@@ -86,6 +86,10 @@ def test_every_shell_command_runs(road: Road, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count('"request_id"') == 2
+    experiments = done.stdout.split(
+        "$ dvc"
+    )  # the command that shows them is the last but one, `metrics diff` the last
+    assert all("accuracy" in told for told in experiments[-2:])
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from scipy.sparse.csgraph import connected_components
 from pipeline import prepare
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
-from pipeline.prepare import SPLITS, Prepare, by_time, merged, splits_of
+from pipeline.prepare import SPLITS, Prepare, splits_of
+from pipeline.splits import by_time, merged
 from serving.inputs.spec import Column, Role
 from tests.conftest import set_params
 from tests.modalities import table_rows, table_spec, write

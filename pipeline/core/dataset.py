@@ -156,6 +156,12 @@ class Dataset:
             yield chunk[name]
 
 
+def numbered(folder: Path) -> list[Path]:
+    """The folders 0, 1, 2, ... within a folder, in order; none where it is not there."""
+    found = [path for path in folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
 def columns_of(spec_input: Column, targets: int, *more: Column) -> tuple[Column, ...]:
     """The columns of a data set: the input, the target (`targets` values, or 0 for a class), the id and others.
 

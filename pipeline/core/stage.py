@@ -67,13 +67,18 @@ def explain(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
+def disk_full(text: str) -> bool:
+    """True for the message of an error that came of a full disk; some libraries wrap it in their own error."""
+    return any(sign in text for sign in ("No space left", "disk is full", "inline_container"))
+
+
 def told(error: Exception) -> str | None:
     """The message for an error that is the user's or the machine's; None for one that is our own."""
     text = str(error)
     if isinstance(error, UserError):
         return text
-    if any(sign in text for sign in ("No space left", "disk is full", "inline_container")):
-        return explain(OSError(errno.ENOSPC, "no space left"))  # some libraries wrap it in their own error
+    if disk_full(text):
+        return explain(OSError(errno.ENOSPC, "no space left"))
     if isinstance(error, OSError):
         return explain(error)
     if type(error).__name__ == "SafetensorError":

@@ -1,27 +1,24 @@
-"""Runs tasks on processes of this machine, or on the machines of a Ray cluster: the only file that imports ray."""
+"""A function over many tasks, on processes of this machine or on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.core.params import UserError
+from pipeline.engine.ray_cluster import joined
 
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 2  # tasks a worker that are handed out before their results are taken
 RETRIES = 5  # of a task whose machine was lost
-REACH = 10  # seconds until a cluster that does not answer is given up
 
 
 def on_processes(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
@@ -76,15 +73,11 @@ def on_ray(work: Callable[[T], R], tasks: Iterable[T], address: str = "") -> Ite
     Raises:
         UserError: Ray is not installed, or no cluster answers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise UserError("--engine ray needs the extra 'ray': pip install 'fairlead[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours:
-        _join(ray, address)
+    with joined(address) as ray:
+        yield from _mapped(ray, work, tasks)
 
+
+def _mapped(ray: Any, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
     def one(task: T) -> R:
         return work(task)
 
@@ -108,30 +101,3 @@ def on_ray(work: Callable[[T], R], tasks: Iterable[T], address: str = "") -> Ite
     finally:
         for each in pending:
             ray.cancel(each, force=True)
-        if ours:
-            ray.shutdown()
-
-
-def _join(ray: Any, address: str) -> None:
-    """Join a cluster, sending it our code, or start one."""
-    import pipeline
-    import serving
-
-    if ":" in address:  # Ray itself tries for minutes
-        host, _, port = address.rpartition("/")[2].rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), REACH).close()
-        except (OSError, ValueError) as error:
-            raise UserError(f"no Ray cluster answers at '{address}': {error}") from None
-    # Workers elsewhere need this very code.
-    code = [str(Path(package.__path__[0])) for package in (pipeline, serving)]
-    plain: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not address:
-        plain |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    else:
-        plain |= {"address": address, "runtime_env": {"py_modules": code}}
-    try:
-        ray.init(**plain)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError(f"no Ray cluster can be joined at '{address or 'this machine'}': {told}") from None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pipeline.fitting.compute import Compute
+
 T = TypeVar("T")
 R = TypeVar("R")
 Ask = Callable[[Any], Any]  # a running task's question to its coordinator, which waits for the answer
@@ -33,6 +35,7 @@ class Executor(ABC, Generic[T, R]):
     """
 
     size: int
+    apart = True  # tasks run in processes of their own, so that the end of one is not that of its coordinator
 
     def __init__(self, work: Work[T, R], answer: Answer[T]) -> None:
         self.work, self.answer = work, answer
@@ -59,6 +62,7 @@ class Here(Executor[T, R]):
     """One task at a time, in this process."""
 
     size = 1
+    apart = False
 
     def __init__(self, work: Work[T, R], answer: Answer[T]) -> None:
         super().__init__(work, answer)
@@ -88,10 +92,26 @@ class Here(Executor[T, R]):
 
 
 @contextmanager
-def executor(work: Work[T, R], answer: Answer[T], workers: int = 1) -> Iterator[Executor[T, R]]:
-    """The executor that the parameters ask for, closed in the end."""
-    pool: Executor[T, R] = Here(work, answer)
+def executor(work: Work[T, R], answer: Answer[T], compute: Compute) -> Iterator[Executor[T, R]]:
+    """The executor that the section `compute` asks for, closed in the end."""
+    pool = _opened(work, answer, compute)
     try:
         yield pool
     finally:
         pool.close()
+
+
+def _opened(work: Work[T, R], answer: Answer[T], compute: Compute) -> Executor[T, R]:
+    if compute.engine == "ray":
+        from pipeline.engine.ray_tasks import RayTasks
+
+        return RayTasks(work, answer, compute)
+    from pipeline.engine.local import Local, at_once
+
+    gpus = 0
+    if compute.workers != 1 and compute.accelerator != "cpu":
+        import torch
+
+        gpus = torch.cuda.device_count()
+    size = at_once(compute.workers, gpus, compute.gpus_per_trial)
+    return Local(work, answer, size, gpus, compute.gpus_per_trial) if size > 1 else Here(work, answer)

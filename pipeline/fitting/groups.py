@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]
@@ -22,9 +22,7 @@ from models.together import locals_here, place
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.fitting.compute import Compute
-
-if TYPE_CHECKING:
-    from pipeline.fitting.fit import Job
+from pipeline.fitting.settings import Job
 
 PATIENCE = timedelta(hours=2)  # that processes wait for each other, as when one alone computes features
 
@@ -101,39 +99,15 @@ def check(job: Job, world: int, here: int) -> None:
     """Refuse what so many processes, of which so many are on this machine, cannot train together.
 
     Raises:
-        UserError: there are too few samples or GPUs, or they would not give what one process gives.
+        UserError: there are too few samples or GPUs.
     """
     told = f"{world} processes train together (compute.processes)"
-    if 0 < job.train.batch_size < world:
-        raise UserError(f"{told}, and train.batch_size is {job.train.batch_size}: each needs a sample of it")
     for name, folder in (("training", job.train_folder), ("validation", job.val_folder)):
         if (rows := len(Dataset(folder))) < world:
             raise UserError(f"{told}, and there are {rows} {name} samples ({folder}): each needs one")
-    if job.train.privacy.epsilon:
-        raise UserError(f"{told}, and train.privacy needs one alone; set compute.processes to 1")
-    if job.compute.strategy == "fsdp":
-        _check_sharding(job)
     gpus = torch.cuda.device_count() if job.compute.accelerator != "cpu" else 0
     if 0 < gpus < here:
         raise UserError(f"{told}, {here} of them here, and there are {gpus} GPUs: each needs one")
-
-
-def _check_sharding(job: Job) -> None:
-    """Refuse what cannot be trained in parts.
-
-    Raises:
-        UserError: something needs the whole of the weights.
-    """
-    train = job.train
-    whole = {
-        "model.family: gan": job.spec.task == "generation", "train.l1": train.l1, "train.ema": train.ema,
-        "train.unfreeze_every": train.unfreeze_every, "train.precision: 16-mixed": train.precision == "16-mixed",
-    }  # fmt: skip
-    for name, asked in whole.items():
-        if asked:
-            raise UserError(
-                f"{name} needs each process to hold the whole network; set compute.strategy to ddp"
-            )
 
 
 def loopback() -> None:

@@ -28,8 +28,9 @@ from models.served import Served
 from pipeline.core.params import UserError
 from pipeline.engine.mapping import _bound_to_parent
 from pipeline.fitting.epochlog import EpochHook
-from pipeline.fitting.fit import Job, device_of, fit
+from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.groups import Place, check, joined, launched, loopback
+from pipeline.fitting.trainer import device_of
 
 Tell = Callable[[Any], None]  # sends what the first process knows to where MLflow is written, in order
 GRACE = 3.0  # seconds in which the one that died first is told from those that died of it
