@@ -26,7 +26,6 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.accumulate", {"model": {"family": "gan"}, "train": {"accumulate": 2}}),
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
     ("train.batch_size", {"train": {"batch_size": 3}, "compute": {"processes": 4}}),
-    ("compute.processes", {"train": {"privacy": {"epsilon": 3}}, "compute": {"processes": 2}}),
     ("model.family", {"model": {"family": "gan"}, "compute": PARTS}),
     ("train.l1", {"train": {"l1": 0.1}, "compute": PARTS}),
     ("train.ema", {"train": {"ema": 0.9}, "compute": PARTS}),

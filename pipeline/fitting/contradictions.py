@@ -55,11 +55,6 @@ RULES = (
         lambda v: 0 < _number(v, "train.batch_size", 0) < _processes(v),
         "train.batch_size is smaller than compute.processes, each of which needs a sample of every batch",
     ),
-    Rule(
-        "compute.processes",
-        lambda v: _processes(v) > 1 and _number(v, "train.privacy.epsilon", 0) > 0,
-        "train.privacy is accounted for in one process; set compute.processes to 1",
-    ),
     _whole("model.family", _gan, " 'gan'"),
     _whole("train.l1", lambda v: _number(v, "train.l1", 0) > 0),
     _whole("train.ema", lambda v: _number(v, "train.ema", 0) > 0),
