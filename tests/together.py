@@ -98,7 +98,8 @@ MIXED = {
 }
 JOBS: dict[str, Callable[[Path], Job]] = {
     "weighted": lambda folder: rows_job(folder, class_weights="balanced", label_smoothing=0.1),
-    "focal": lambda folder: rows_job(folder, class_weights="balanced", focal=2.0, sampling="under"),
+    "focal": lambda folder: rows_job(folder, class_weights="balanced", focal=2.0, sampling="under", batch_size=11),
+    "added up": lambda folder: rows_job(folder, accumulate=3, batch_size=15),
     "drawn": lambda folder: rows_job(folder, **MIXED),
     "stopped": values_job,
     "steps": steps_job,
@@ -132,8 +133,7 @@ def fitted(job: Job, folder: Path, until: int | None = None) -> dict[str, Any]:
         pass
 
     def hook(epoch: int, metrics: dict[str, float]) -> None:
-        metrics.pop("seconds")
-        curves.append(metrics)
+        curves.append({name: metrics[name] for name in ("train_loss", "val_loss", "val_score", "lr")})
         if epoch == until:
             raise Broken
 
