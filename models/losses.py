@@ -61,6 +61,17 @@ def regression(values: torch.Tensor, targets: torch.Tensor, huber: float = 0.0) 
     return 2 * F.huber_loss(values, targets, delta=huber)
 
 
+def each(out: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The plain loss of every sample (N,): cross-entropy of logits (N, K), or the squared error of values (N, M).
+
+    >>> each(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    tensor([0.6931])
+    """
+    if targets.dtype == torch.int64:
+        return F.cross_entropy(out, targets, reduction="none")
+    return (out - targets).square().flatten(1).mean(1)
+
+
 def l1(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     """The sum of absolute weights; biases and scales, of one dimension, are left alone."""
     return torch.stack([weight.abs().sum() for weight in parameters if weight.ndim > 1]).sum()

@@ -37,6 +37,11 @@ class Reconstruction(Supervised):
         seen = torch.stack([errors, labels.double()])
         self.totals["seen"] = torch.cat([self.totals["seen"], seen], 1) if "seen" in self.totals else seen
 
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """The error of every normal sample (n,) of a batch."""
+        inputs, labels = batch
+        return self._net().errors(self.served.front(inputs))[labels == 0]
+
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's means, and the share of pairs that the score puts in order."""
         errors, labels = torch.cat(everyone(self.totals.pop("seen")), dim=1)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed, nn
 
-from models.losses import Loss, l1
+from models.losses import Loss, each, l1
 from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
@@ -57,7 +57,7 @@ class Supervised(pl.LightningModule):
         inputs = self.augment(inputs)
         if self.mix is not None:
             inputs, targets = self.mix(inputs, targets)
-        loss = self.loss.training(self.served.raw(inputs), self._scaled(targets))
+        loss = self.loss.training(self.served.raw(inputs).float(), self._scaled(targets))
         self._add("train_loss", loss.detach() * len(targets), len(targets))
         if self.optimiser.l1:
             loss = loss + self.optimiser.l1 * l1(w for w in self.served.parameters() if w.requires_grad)
@@ -78,7 +78,7 @@ class Supervised(pl.LightningModule):
         """Accumulate loss and score."""
         del index
         inputs, targets = batch
-        out = self.served.raw(inputs)
+        out = self.served.raw(inputs).float()  # of lower precision in a mixed one
         self._add("val_loss", self.loss.plain(out, self._scaled(targets)) * len(targets), len(targets))
         if self.served.classifies:
             self._add("val_score", (out.argmax(1) == targets).sum(), len(targets))
@@ -87,6 +87,11 @@ class Supervised(pl.LightningModule):
             parts = [torch.ones_like(scaled), scaled, scaled**2, (out - scaled) ** 2]
             sums = torch.stack([part.sum(0) for part in parts])  # (4, M)
             self.totals["r2"] = self.totals["r2"] + sums if "r2" in self.totals else sums
+
+    def losses(self, batch: Batch) -> torch.Tensor | None:
+        """The loss of every sample (n,) of a validation batch, whose mean is `val_loss`; None where there is none."""
+        inputs, targets = batch
+        return each(self.served.raw(inputs), self._scaled(targets))
 
     def _add(self, name: str, value: torch.Tensor, count: int) -> None:
         pair = torch.stack([value.double(), value.new_tensor(count, dtype=torch.float64)])

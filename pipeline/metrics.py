@@ -7,63 +7,21 @@ once take a hundredth of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from pipeline import anomaly, generation, regression
 from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
+from pipeline.core.resampling import Resamples as Resamples
+from pipeline.core.resampling import block_of as block_of
+from pipeline.core.resampling import resamples as resamples
 from pipeline.forecasting import mase
 from serving.inputs.spec import DataSpec, Task, Transform
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-CELLS = (
-    1 << 21
-)  # weights held at a time, so that memory does not grow with the test; metrics take some times as much
 BINS = 15  # of the calibration error, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)
-
-
-@dataclass(frozen=True)
-class Resamples:
-    """Bootstrap weights (B, N) of `count` draws of `size` samples with replacement, some draws at a time.
-
-    Samples that follow one another and are alike are drawn in blocks of `block`, round the end to the start, after
-    Politis and Romano, "A circular block-resampling procedure for stationary data" (1992): drawn alone they would
-    make intervals too narrow. Every pass over it gives the same draws.
-    """
-
-    count: int
-    size: int
-    seed: int
-    block: int = 1
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        generator = np.random.default_rng(self.seed)
-        block = min(self.block, self.size)
-        steps = np.arange(block)
-        at_once = max(1, CELLS // self.size)
-        for start in range(0, self.count, at_once):
-            weights = np.zeros((min(at_once, self.count - start), self.size), np.float32)
-            for row in weights:
-                starts = generator.integers(0, self.size, -(-self.size // block))
-                drawn = (starts[:, None] + steps).ravel()[: self.size] % self.size
-                row[:] = np.bincount(drawn, minlength=self.size)
-            yield weights
-
-
-def resamples(count: int, size: int, seed: int, block: int = 1) -> np.ndarray:
-    """All weights (B, N) of `Resamples` at once; for samples that are few."""
-    return np.concatenate(list(Resamples(count, size, seed, block)))
-
-
-def block_of(spec: DataSpec) -> int:
-    """Samples that are drawn together: windows of a forecast that overlap, else one."""
-    series = spec.series
-    if series is None or not series.horizon:
-        return 1
-    return -(-(series.max_steps + series.horizon) // series.stride)
 
 
 def confusion(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics as reference
 
 from pipeline import metrics
+from pipeline.core import resampling
 from pipeline.evaluate import Evaluate, judge
 from pipeline.metrics import METRICS, Resamples, interval, resamples
 
@@ -156,7 +157,7 @@ def test_the_interval_takes_the_middle() -> None:
 def test_draws_come_in_pieces_that_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     for block in (1, 4):
         whole = resamples(50, 30, 3, block)
-        monkeypatch.setattr(metrics, "CELLS", 30 * 7)
+        monkeypatch.setattr(resampling, "CELLS", 30 * 7)
         pieces = Resamples(50, 30, 3, block)
         assert [len(piece) for piece in pieces] == [7] * 7 + [1]
         np.testing.assert_array_equal(np.concatenate(list(pieces)), whole)
@@ -173,4 +174,4 @@ def test_an_interval_of_many_samples_takes_bounded_memory() -> None:
     judge({"accuracy": metrics.accuracy}, labels, said, Evaluate(resamples=2000), 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 * 4 * metrics.CELLS
+    assert peak < 6 * 4 * resampling.CELLS

@@ -133,6 +133,11 @@ class Batches:
         # A last batch of one sample has no variance for batch normalisation: training leaves it out.
         return full + (rest > (self._seed is not None)) if full else 1
 
+    def sizes(self) -> list[int]:
+        """How many samples of this process each batch of a training pass has."""
+        rows = -(-self.rows // place()[1])
+        return [min(self._size, rows - at * self._size) for at in range(len(self))]
+
     def share(self) -> torch.Tensor:
         """The rows of this pass for this process, in order: every so-many-th of `order`.
 

@@ -9,9 +9,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
+from models.recomputing import recompute
 from models.served import Served
+from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
+from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.settings import Job, Train
@@ -40,7 +43,9 @@ def fit(
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
     kept = Checkpoints(checkpoints, best) if checkpoints else None
-    trainer = make_trainer(job, [*steps(job, hooks, callbacks or []), *(kept.callbacks if kept else [])])
+    trainer = make_trainer(
+        job, [*steps(job, train, hooks, callbacks or []), *(kept.callbacks if kept else [])]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
@@ -48,15 +53,18 @@ def fit(
         raise KeyboardInterrupt
     if kept is not None:
         kept.restore(task)
+    recompute(task.served.net, marked=False)
     task.served.eval()
     task.settle(val)
     task.served.lower()
     return task.served.cpu().eval()
 
 
-def steps(job: Job, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
-    """What happens in the loop, in its order: seeding, `callbacks`, averaging, early stopping."""
+def steps(job: Job, train: Batches, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
+    """What happens in the loop, in its order: seeding, `callbacks`, adding up batches, averaging, early stopping."""
     found: list[Callback] = [Epochs(job.seed, hooks), *callbacks]
+    if job.train.accumulate > 1:
+        found.append(Accumulated(train, job.train.accumulate))
     if job.train.ema:
         found.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:

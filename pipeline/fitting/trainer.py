@@ -7,7 +7,6 @@ import math
 import os
 import time
 import warnings
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +15,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pipeline.core.params import UserError
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.epochlog import EpochHook
-from pipeline.fitting.settings import Job, Train
+from pipeline.fitting.precision import precision_of_trainer
+from pipeline.fitting.settings import Job
 
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 
@@ -75,13 +75,6 @@ def device_of(compute: Compute) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def precision_of(train: Train, device: torch.device) -> Any:
-    """The precision that suits the device, unless one is given."""
-    if train.precision != "auto":
-        return train.precision
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-
-
 def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     """A Trainer with nothing in its loop that we do not use."""
     device = device_of(job.compute)
@@ -89,8 +82,8 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=job.train.max_epochs,
+        accumulate_grad_batches=job.train.accumulate,
         gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
-        precision=precision_of(job.train, device),
         deterministic="warn" if device.type == "cuda" else True,
         callbacks=callbacks,
         logger=False,
@@ -99,4 +92,5 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **precision_of_trainer(job.train, device),
     )
