@@ -18,6 +18,7 @@ from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
+from pipeline.tuning.measures import latency_ms, parameters, parameters_of
 from pipeline.tuning.task import METRIC as METRIC
 from pipeline.tuning.task import Outcome as Outcome
 from pipeline.tuning.task import Report as Report
@@ -41,6 +42,9 @@ def settled(job: Job, values: Plain, space: Space) -> Job:
 def run_trial(task: Task, ask: Ask) -> Outcome:
     """Fit every fold; the trial's value is the mean of their last validation losses."""
     try:
+        if task.most and (count := parameters_of(task.jobs[0])) > task.most:
+            reason = f"not fitted: {count} parameters, and tune.constraints.parameters is {task.most}"
+            return Outcome("pruned", {"parameters": count}, reason)
         folds = [measured(task, fold, ask) for fold in range(len(task.jobs))]
     except Pruned:
         return Outcome("pruned")
@@ -76,14 +80,17 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     job = with_rate(task.jobs[fold])
     hook = Reporter(task, fold, ask, losses)
     try:
-        fit(job, [hook], folder, [losses], best=False)
+        served = fit(job, [hook], folder, [losses], best=False)
     except FAILURES:
         if hook.told or not resumed:
             raise
         shutil.rmtree(folder)
         losses.values.clear()
-        fit(job, [hook], folder, [losses], best=False)
-    return {METRIC: losses.values[-1]}
+        served = fit(job, [hook], folder, [losses], best=False)
+    found = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
+    if task.timed and fold + 1 == len(task.jobs):
+        found["latency_ms"] = latency_ms(served, job)
+    return found
 
 
 class Losses(Callback):
