@@ -6,6 +6,7 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import optuna
@@ -70,5 +71,20 @@ def pruned(settings: Tune, trial: Trial, task: Task, report: Report) -> bool:
         step = report.fold + 1
         if settings.pruner != "wilcoxon":
             value = sum(trial.user_attrs[f"fold {fold}"] for fold in range(step)) / step
+    again = step in trial.storage.get_trial(trial._trial_id).intermediate_values
     trial.report(value, step)
-    return trial.should_prune()
+    return asked_again(trial, value) if again else trial.should_prune()
+
+
+def asked_again(trial: Trial, value: float) -> bool:
+    """The pruner's answer to a report that a kill had made twice: the first, whose traces are hidden from it.
+
+    Successive halving, and so Hyperband, notes that a trial passed a rung before it says whether the trial goes on.
+    """
+    frozen = copy.copy(trial.storage.get_trial(trial._trial_id))
+    frozen.system_attrs = {
+        name: noted
+        for name, noted in frozen.system_attrs.items()
+        if not (name.startswith("completed_rung_") and noted == value)
+    }
+    return trial.study.pruner.prune(trial.study, frozen)
