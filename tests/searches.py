@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def session(
     if not study.get_trials(deepcopy=False):
         for values in given:
             study.enqueue_trial(values)
-    plan = Plan(settings, (), seed, Path("nowhere"), Compute())
-    Coordinator(study, plan, lambda trial, curve: None, work).run()
+    with tempfile.TemporaryDirectory() as folder:
+        Coordinator(study, Plan(settings, (), seed, Path(folder), Compute()), None, work).run()
     return study
 
 

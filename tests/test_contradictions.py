@@ -1,4 +1,4 @@
-"""What cannot go together is refused by both checks, and before anything is fitted."""
+"""What cannot go together is refused by both checks, and before anything is fitted; of privacy see `test_privacy`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,9 @@ from pipeline.quickcheck import fits_schema
 from tests.small import blobs, table_job
 from tests.wrong import GIVEN, SCHEMA, refusal, written
 
-PRIVATE = {"privacy": {"epsilon": 3.0}}
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.accumulate", {"model": {"family": "gan"}, "train": {"accumulate": 2}}),
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
-    ("compute.compile", {"train": PRIVATE, "compute": {"compile": True}}),
-    ("compute.checkpoint_activations", {"train": PRIVATE, "compute": {"checkpoint_activations": True}}),
-    ("train.batch_size", {"train": {**PRIVATE, "batch_size": 0}}),
     ("train.precision", {"train": {"precision": "16-mixed"}, "compute": {"accelerator": "cpu"}}),
 )
 

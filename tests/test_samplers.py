@@ -14,6 +14,7 @@ from optuna.storages import RDBStorage
 from scipy.stats import qmc
 from sqlalchemy import text
 
+from pipeline.fitting.compute import Compute
 from pipeline.fitting.space import Domain, Plain, Space
 from pipeline.tuning.samplers import SAMPLERS, sampler_of
 from pipeline.tuning.search import Coordinator, Plan
@@ -66,8 +67,8 @@ def test_a_study_that_is_stopped_asks_what_the_undisturbed_one_asks(word: str, s
 def forget_a_key(storage: RDBStorage, study: str, number: int) -> None:
     """As if the kill had come before the trial's last key was stored."""
     forgotten = (
-        "DELETE FROM trial_params WHERE param_id = (SELECT max(param_id) FROM trial_params JOIN trials USING (trial_id) "
-        "JOIN studies USING (study_id) WHERE number = :number AND study_name = :study)"
+        "DELETE FROM trial_params WHERE param_id = (SELECT max(param_id) FROM trial_params JOIN trials "
+        "USING (trial_id) JOIN studies USING (study_id) WHERE number = :number AND study_name = :study)"
     )
     with storage.engine.begin() as database:
         done = database.execute(text(forgotten), {"number": number, "study": study})
@@ -100,11 +101,7 @@ def asked_at_once(word: str, count: int, given: tuple[Plain, ...] = ()) -> list[
     study = optuna.create_study()
     for values in given:
         study.enqueue_trial(values)
-    from pipeline.fitting.compute import Compute
-
-    coordinator = Coordinator(
-        study, Plan(settings, (), 7, Path("nowhere"), Compute()), lambda trial, curve: None, work_of(bowl)
-    )
+    coordinator = Coordinator(study, Plan(settings, (), 7, Path("nowhere"), Compute()), None, work_of(bowl))
     return [dict(coordinator.begin(None).values) for _ in range(count)]
 
 

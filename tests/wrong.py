@@ -146,7 +146,8 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1, points: 13}}}":
     "'tune.trials' is 12 and the grid of tune.space has 13 combinations; give as many trials, or fewer 'choices' "
     "and 'points'",
-    "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1, points: 400}, train.ema: {low: 0, high: 0.9, points: 400}}}":
+    "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1, points: 400}, train.ema: {low: 0, high: 0.9, "
+    "points: 400}}}":
     "tune.space has more than 10000 combinations, too many for a grid; take random",
     "tune: {sampler: cma-es, space: {model.width: {choices: [8, 12]}}}":
     "'tune.sampler' cma-es moves ranges, and tune.space holds choices alone; take tpe",

@@ -18,6 +18,8 @@ from pipeline.fitting.batches import Batches
 from pipeline.fitting.contradictions import contradictions
 from pipeline.fitting.features import features, fixed
 from pipeline.fitting.pretrained import weights_file
+from pipeline.fitting.privacy import private_task
+from pipeline.fitting.secret import Secret
 from pipeline.fitting.settings import Job, Train
 from pipeline.fitting.trainer import device_of
 from pipeline.generation import Judge
@@ -28,8 +30,8 @@ TASKS: dict[Task, type[Supervised]] = {
 }  # fmt: skip
 
 
-def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
-    """The task and its training and validation batches."""
+def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batches, Batches]:
+    """The task and its training and validation batches; with a `secret`, those of private training."""
     check_suits(job.train, job.spec)
     check_together(job)
     device = device_of(job.compute)
@@ -48,12 +50,13 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
         served.lift()
     train = Batches(
         job.train_folder, job.train.batch_size, device,
-        shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0],
+        shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0], secret=secret,
     )  # fmt: skip
     val = Batches(job.val_folder, 512, device, inputs=given[1])
     steps = -(-len(train) // job.train.accumulate) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
-    task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
+    kind = private_task(job.spec.task) if secret else TASKS[job.spec.task]
+    task = kind(served, job.train, augment, steps, mix, counts)
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
     if job.compute.checkpoint_activations:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from pipeline.fitting.guarantee import Breach, breaches
+
 Values = Mapping[str, Any]  # sections by name, plain
 
 
@@ -24,10 +26,6 @@ def _get(values: Values, dotted: str, default: Any = None) -> Any:
     return default if node is None else node
 
 
-def _private(values: Values) -> bool:
-    return bool(_get(values, "train.privacy.epsilon", 0))
-
-
 def _gan(values: Values) -> bool:
     return _get(values, "model.family") == "gan"
 
@@ -44,24 +42,6 @@ RULES = (
         "train.batch_size: 0 asks for the largest that fits, and two players learn better from small ones; try 32",
     ),
     Rule(
-        "compute.compile",
-        lambda v: _private(v) and bool(_get(v, "compute.compile")),
-        "compute.compile and train.privacy exclude each other: gradients of single samples are taken of the plain "
-        "network; set compute.compile: false",
-    ),
-    Rule(
-        "compute.checkpoint_activations",
-        lambda v: _private(v) and bool(_get(v, "compute.checkpoint_activations")),
-        "compute.checkpoint_activations and train.privacy exclude each other: gradients of single samples come of "
-        "activations that are kept; set compute.checkpoint_activations: false",
-    ),
-    Rule(
-        "train.batch_size",
-        lambda v: _private(v) and _get(v, "train.batch_size") == 0,
-        "train.batch_size: 0 and train.privacy exclude each other: the guarantee is of one batch size, and the largest "
-        "that fits depends on the machine; give a number",
-    ),
-    Rule(
         "train.precision",
         lambda v: _get(v, "train.precision") == "16-mixed" and _get(v, "compute.accelerator") == "cpu",
         "train.precision '16-mixed' is for GPUs, and compute.accelerator is 'cpu'; use bf16-mixed or 32-true",
@@ -69,10 +49,10 @@ RULES = (
 )
 
 
-def contradictions(values: Values) -> list[Rule]:
-    """The rules that plain values, such as a parsed `params.yaml`, break.
+def contradictions(values: Values) -> list[Rule | Breach]:
+    """The rules that plain values, such as a parsed `params.yaml`, break, those of privacy among them.
 
     >>> contradictions({"train": {"accumulate": 2}, "model": {"family": "cnn"}})
     []
     """
-    return [rule for rule in RULES if rule.broken(values)]
+    return [*(rule for rule in RULES if rule.broken(values)), *breaches(values)]

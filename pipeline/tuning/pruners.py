@@ -7,14 +7,15 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import Trial
 
 from pipeline.tuning.settings import FIRST_FOLDS, Tune
-from pipeline.tuning.trial import METRIC, Report, Task
+from pipeline.tuning.trial import METRIC, Report
 
 STARTUP = 4  # whole trials before there is a median to compare with
 HALVINGS = 3  # of successive halving, from its first look to the whole
@@ -56,24 +57,30 @@ def pruner_of(settings: Tune, folds: int) -> BasePruner:
     return PRUNERS[settings.pruner](settings, settings.max_epochs if folds <= 1 else folds)
 
 
-def pruned(settings: Tune, trial: Trial, task: Task, report: Report) -> bool:
-    """Tell the pruner of an epoch, if it is one that counts; True where the trial is to end.
+class Point(NamedTuple):
+    """What a pruner is told."""
 
-    Several objectives have no pruner, since none can say which of two trials is worse.
+    step: int
+    value: float
+
+
+def point(settings: Tune, folds: int, report: Report, told: Mapping[tuple[int, int], Report]) -> Point | None:
+    """What the pruner is told of an epoch; None where it is told nothing.
+
+    `told` is all that the trial has told so far, by fold and epoch. Several objectives have no pruner, since none can
+    say which of two trials is worse.
     """
     if len(settings.objectives) > 1:
-        return False
+        return None
     step, value = report.epoch + 1, report.metrics[METRIC]
-    if len(task.jobs) > 1:
-        if step < task.jobs[report.fold].train.max_epochs:
-            return False
-        trial.set_user_attr(f"fold {report.fold}", value)  # stored, so that a kill loses none
-        step = report.fold + 1
-        if settings.pruner != "wilcoxon":
-            value = sum(trial.user_attrs[f"fold {fold}"] for fold in range(step)) / step
-    again = step in trial.storage.get_trial(trial._trial_id).intermediate_values
-    trial.report(value, step)
-    return asked_again(trial, value) if again else trial.should_prune()
+    if folds <= 1:
+        return Point(step, value)
+    if step < settings.max_epochs:
+        return None
+    if settings.pruner == "wilcoxon":
+        return Point(report.fold + 1, value)
+    ends = [told[fold, report.epoch].metrics[METRIC] for fold in range(report.fold + 1)]
+    return Point(report.fold + 1, sum(ends) / len(ends))
 
 
 def asked_again(trial: Trial, value: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from pipeline.tuning.task import Report as Report
 from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
+SPREAD = "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
 
 
@@ -53,10 +55,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
@@ -123,7 +130,7 @@ class Reporter:
             ValueError: the loss is no number any more, or is infinite in the end.
         """
         now = time.perf_counter()
-        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, metrics["joules"]), now
         self.losses.values.append(metrics[METRIC])
         self.told += 1
         over = self.ask(report)
