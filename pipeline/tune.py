@@ -128,7 +128,13 @@ def tell(found: Found, mlrun: tracking.Run) -> None:
 
 
 def run() -> None:
-    """Run the stage."""
+    """Run the stage, one process at a time."""
+    with alone(STATE / "tune.lock", "this project is tuned"):
+        tune()
+
+
+def tune() -> None:
+    """Search, and write what was found."""
     settings = section("tune", Tune)
     country_of()  # refuses one that is not known before anything is fitted
     model, train = section("model", Model), section("train", Train)
@@ -148,10 +154,7 @@ def run() -> None:
     jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    with (
-        alone(plan.folder.with_suffix(".lock"), f"the study {study.study_name} is searched"),
-        recorded(lambda: open_run(study)) as recorder,
-    ):
+    with recorded(lambda: open_run(study)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
