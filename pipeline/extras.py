@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,9 @@ FAMILIES = {
     ),
     ("transfer", "text"): MINILM,
 }  # by model.family and the modality of the data
+OPACUS = Package("opacus", "opacus", "privacy")
+RAY, POSTGRES = Package("ray", "ray", "ray"), Package("pg8000", "pg8000", "postgres")
+STORES = ("FAIRLEAD_STUDIES", "MLFLOW_TRACKING_URI")  # win over what tracking says
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
@@ -82,6 +86,19 @@ def needed(params: dict[str, Any]) -> dict[Package, str]:
             found[package] = f"model.family: {family}"
     if _section(params, "prepare").get("tokenizer") == "pretrained":
         found.setdefault(MINILM, "prepare.tokenizer: pretrained")
+    epsilon = _section(_section(params, "train"), "privacy").get("epsilon")
+    if isinstance(epsilon, int | float) and epsilon > 0:
+        found[OPACUS] = "train.privacy"
+    return found | machines(params)
+
+
+def machines(params: dict[str, Any]) -> dict[Package, str]:
+    """The packages that a cluster and a team's database ask for."""
+    found = {RAY: "compute.engine: ray"} if _section(params, "compute").get("engine") == "ray" else {}
+    tracking = _section(params, "tracking")
+    stores = [*(os.environ.get(name) for name in STORES), tracking.get("studies"), tracking.get("uri")]
+    if any(str(store).startswith("postgresql+pg8000:") for store in stores):
+        found[POSTGRES] = "postgresql+pg8000://"
     return found
 
 

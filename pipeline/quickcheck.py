@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from pipeline.core.params import KEYS, PARAMS, parse, read, section, take
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, LOCK
+from pipeline.fitting.contradictions import contradictions
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
 from pipeline.transforms import check as check_choices
@@ -24,7 +25,6 @@ from serving.settings import ServerSettings
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
 BEYOND: dict[str, Any] = {"name": Name, "prepare": Prepare, "server": ServerSettings}
-
 TOGETHER: dict[str, Any] = {"tune": Tune, "prepare": Prepare}  # that may contradict each other
 
 
@@ -35,7 +35,7 @@ def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
         content = parse(text, path)
         json.dumps(content, allow_nan=False)  # a date or a NaN is nothing that a schema can judge
         fits = Draft202012Validator(json.loads(read(schema))).is_valid
-        if not fits(content):
+        if not fits(content) or contradictions(content):
             return False
         for key, kind in BEYOND.items():
             take(key, kind, content, text, path)

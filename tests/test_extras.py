@@ -116,3 +116,19 @@ def test_make_repro_asks_before_the_stages_run() -> None:
     assert recipe is not None
     steps = [line.strip().lstrip("@") for line in recipe[1].splitlines()]
     assert steps.index("python -m pipeline.extras") < steps.index("dvc repro")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "extra"),
+    [
+        ("compute: {engine: ray}\n", "RAY", "ray"),
+        ("tracking: {studies: postgresql+pg8000://me@there/studies}\n", "POSTGRES", "postgres"),
+    ],
+)
+def test_clusters_and_databases_have_their_clients_installed(
+    asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, extra: str
+) -> None:
+    monkeypatch.setattr(extras, name, getattr(extras, name)._replace(module="no_such_module"))
+    (tmp_path / "params.yaml").write_text(f"data: {{source: mnist}}\n{text}")
+    assert extras.main() == 3
+    assert asked[0][-1] == f".[{extra}]"

@@ -7,13 +7,14 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner
 
 from pipeline.tuning.settings import FIRST_FOLDS, Tune
-from pipeline.tuning.trial import METRIC, Report
+from pipeline.tuning.task import METRIC, Report
 
 STARTUP = 4  # whole trials before there is a median to compare with
 HALVINGS = 3  # of successive halving, from its first look to the whole
@@ -78,4 +79,4 @@ def point(settings: Tune, folds: int, report: Report, told: Mapping[tuple[int, i
     if settings.pruner == "wilcoxon":
         return Point(report.fold + 1, value)
     ends = [told[fold, report.epoch].metrics[METRIC] for fold in range(report.fold + 1)]
-    return Point(report.fold + 1, sum(ends) / len(ends))
+    return Point(report.fold + 1, fmean(ends))

@@ -26,9 +26,7 @@ from pipeline.tuning.settings import Tune
 
 STARTUP = 4  # random trials before a model has enough to go by
 POPULATION = 20  # of a generation of NSGA-II
-Build = Callable[
-    [Tune, int, list[Plain]], BaseSampler
-]  # of the settings, the seed, and values that are asked first
+Build = Callable[[Tune, int, list[Plain]], BaseSampler]  # of settings, seed, and values that are asked first
 
 
 class ByNumber(BaseSampler):

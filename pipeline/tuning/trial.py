@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -21,56 +20,14 @@ from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
 from pipeline.tuning.measures import latency_ms, parameters, parameters_of
+from pipeline.tuning.task import METRIC as METRIC
+from pipeline.tuning.task import Outcome as Outcome
+from pipeline.tuning.task import Report as Report
+from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
-METRIC = "val_loss"
+SPREAD = "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs.
-
-    Args:
-        number: of the trial, in its study.
-        jobs: what to fit, with the trial's values: one for each fold, or one.
-        folder: its own, for checkpoints; what is found there is gone on with.
-        pruned: ask after each epoch whether to end.
-        values: of the trial, by the keys of the space; the jobs have them already.
-        most: weights of a network; one of more is not fitted at all; 0 is any number.
-        timed: measure how long an answer takes.
-    """
-
-    number: int
-    jobs: tuple[Job, ...]
-    folder: Path
-    pruned: bool = True
-    values: Plain = field(default_factory=dict)
-    most: int = 0
-    timed: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a task tells of an epoch; the answer is True where the trial is to end.
-
-    `seconds` and `joules` were spent since the report before.
-    """
-
-    fold: int
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-    joules: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: its measures (`val_loss`, `parameters`, ...), or why there are none."""
-
-    state: Literal["complete", "pruned", "failed"]
-    measures: dict[str, float] = field(default_factory=dict)
-    reason: str = ""
 
 
 class Pruned(Exception):
@@ -98,10 +55,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
@@ -166,7 +128,7 @@ class Reporter:
             ValueError: the loss is no number any more, or is infinite in the end.
         """
         now = time.perf_counter()
-        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, metrics["joules"]), now
         self.losses.values.append(metrics[METRIC])
         self.told += 1
         over = self.ask(report)
