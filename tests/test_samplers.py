@@ -196,7 +196,6 @@ def test_models_find_a_better_point_than_random_search() -> None:
         return float(np.mean([trial.values for trial in found]))
 
     few, many = mean("random", 14), mean("random", 100)
-    print(few, many, mean("gp", 14, 2), mean("tpe", 100), mean("cma-es", 100), mean("nsga-ii", 100))
     assert mean("gp", 14, 2) < 0.3 * few
     assert mean("tpe", 100) < 0.5 * many
     assert mean("cma-es", 100) < 0.2 * many
