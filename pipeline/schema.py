@@ -91,16 +91,16 @@ def check_all(path: Path = PARAMS) -> None:
             check(sections["tune"].space, {key: sections[key] for key in ("model", "train")}, path)
         except UserError as error:
             problems.append(str(error))
-    if {"tune", "prepare"} <= sections.keys():
-        try:
-            agree(sections["tune"], sections["prepare"].folds.number, path)
-        except UserError as error:
-            problems.append(str(error))
     if {"model", "train", "compute"} <= sections.keys():
         problems += [
             f"{where(tuple(rule.key.split('.')), text, path)}: {rule.message}"
             for rule in contradictions(content)
         ]
+    if {"tune", "prepare"} <= sections.keys():
+        try:
+            agree(sections["tune"], sections["prepare"].folds.number, path)
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
 
