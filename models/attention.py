@@ -8,6 +8,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
+from models.recomputing import Block
 from models.sequences import StepNorm
 
 
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         return scores.softmax(dim=3)
 
 
-class AttentionLayer(nn.Module):
+class AttentionLayer(Block):
     """Attention and two linear layers, each normalised before and added to what came in (Xiong et al., 2020)."""
 
     def __init__(self, params: Model) -> None:

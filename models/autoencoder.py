@@ -14,6 +14,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
+from models.recomputing import Chain
 from serving.inputs.spec import DataSpec, Transform
 
 STRIDES = 2  # halvings of an image's sides before the latent
@@ -99,7 +100,7 @@ def dense(size: int, params: Model) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of flat samples of `size` values, `depth` hidden layers each."""
     codes = params.latent * (2 if params.variational else 1)
 
-    def layers(first: int, last: int) -> nn.Sequential:
+    def layers(first: int, last: int) -> nn.Module:
         steps: list[nn.Module] = []
         for _ in range(max(params.depth, 1)):
             steps += [
@@ -108,7 +109,7 @@ def dense(size: int, params: Model) -> tuple[nn.Module, nn.Module]:
                 nn.Dropout(params.dropout),
             ]
             first = params.width
-        return nn.Sequential(*steps, nn.Linear(first, last))
+        return Chain(*steps, nn.Linear(first, last))
 
     return layers(size, codes), layers(params.latent, size)
 
@@ -119,13 +120,13 @@ def convolutional(shape: tuple[int, ...], params: Model) -> tuple[nn.Module, nn.
     small = (math.ceil(height / 2**STRIDES), math.ceil(width / 2**STRIDES))
     top, flat = 2 * params.width, 2 * params.width * small[0] * small[1]
     codes = params.latent * (2 if params.variational else 1)
-    encoder = nn.Sequential(
+    encoder = Chain(
         nn.Conv2d(channels, params.width, 3, stride=2, padding=1), activation(params.activation),
         nn.Conv2d(params.width, top, 3, stride=2, padding=1), activation(params.activation),
         nn.Flatten(), nn.Dropout(params.dropout), nn.Linear(flat, codes),
     )  # fmt: skip
     middle = (math.ceil(height / 2), math.ceil(width / 2))
-    decoder = nn.Sequential(
+    decoder = Chain(
         nn.Linear(params.latent, flat), activation(params.activation), nn.Unflatten(1, (top, *small)),
         nn.Upsample(size=middle), nn.Conv2d(top, params.width, 3, padding=1), activation(params.activation),
         nn.Upsample(size=(height, width)), nn.Conv2d(params.width, channels, 3, padding=1),

@@ -12,10 +12,11 @@ from torch import nn
 from models.cnn1d import StepCNN
 from models.layers import PICTURE_NORMALISATIONS, activation
 from models.params import Model
+from models.recomputing import Block, Chain
 from serving.inputs.spec import DataSpec, Transform
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two 3x3 convolutions beside a 1x1 one: (N, `inputs`, H, W) to (N, `outputs`, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, params: Model) -> None:
@@ -58,7 +59,7 @@ class ResidualCNN(nn.Module):
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
             layers.append(ResidualBlock(width, outputs, params))
             width = outputs
-        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.features = Chain(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(width, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

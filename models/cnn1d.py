@@ -12,6 +12,7 @@ from torch import nn
 
 from models.layers import activation
 from models.params import Model
+from models.recomputing import Block, through
 from models.sequences import StepNorm, Steps, max_of, mean_of
 from serving.inputs.spec import DataSpec, Transform
 
@@ -42,7 +43,7 @@ def strided(real: torch.Tensor, stride: int, like: torch.Tensor) -> torch.Tensor
     return F.conv1d(mask, like.new_ones(1, 1, 1), stride=stride).squeeze(1) > 0
 
 
-class StepBlock(nn.Module):
+class StepBlock(Block):
     """Two convolutions beside a 1-wide one, the first of `stride`."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, params: Model) -> None:
@@ -96,7 +97,7 @@ class StepCNN(nn.Module):
         inputs, real = features, strided(real, self.stride, features)
         features = self.act(self.stem(inputs, real)) * real.unsqueeze(2)
         for block in self.blocks:
-            features, real = block(features, real)
+            features, real = through(block, features, real)
         pooled = torch.cat([mean_of(features, real), max_of(features, real)], dim=1)
         answer: torch.Tensor = self.head(pooled)
         return answer

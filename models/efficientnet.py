@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.recomputing import Block, through
 from models.weights import Weights
 from serving.inputs.spec import DataSpec, Transform
 
@@ -66,7 +67,7 @@ class Convolution(nn.Module):
         return y
 
 
-class Block(nn.Module):
+class Inverted(Block):
     """An inverted residual: widened, filtered by channel, narrowed; added to what came in where the shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
@@ -95,7 +96,7 @@ class EfficientNet(nn.Module):
         middle: list[nn.Module] = []
         for count, kernel, stride, expansion, outputs in STAGES:
             for at in range(count):
-                middle.append(Block(channels, outputs, kernel, 1 if at else stride, expansion))
+                middle.append(Inverted(channels, outputs, kernel, 1 if at else stride, expansion))
                 channels = outputs
         self.middle = nn.ModuleList(middle)
         self.top = Convolution(channels, FEATURES, 1)
@@ -107,7 +108,7 @@ class EfficientNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (N, 3, H, W) to features (N, 1280)."""
         for block in self.blocks():
-            x = block(x)
+            x = through(block, x)
         return x.mean(dim=(2, 3))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from models.layers import hidden
 from models.params import Model
+from models.recomputing import Chain
 from models.sequences import max_of, mean_of
 from serving.inputs.spec import DataSpec, TableInput, Transform
 
@@ -79,4 +80,4 @@ def build(params: Model, spec: DataSpec, transform: Transform) -> nn.Module:
     else:
         layers, size = [nn.Flatten()], math.prod(spec.input_shape)
     deep, size = hidden(size, params)
-    return nn.Sequential(*layers, *deep, nn.Linear(size, len(spec.outputs)))
+    return Chain(*layers, *deep, nn.Linear(size, len(spec.outputs)))

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from models.initialisation import initialise
 from models.layers import PICTURE_NORMALISATIONS, activation
 from models.params import Model
+from models.recomputing import Block, Chain
 from serving.inputs.generation import HEAD
 from serving.inputs.spec import DataSpec, Transform
 
@@ -36,7 +37,7 @@ def sizes_of(height: int, width: int, depth: int) -> list[tuple[int, int]]:
     return [(math.ceil(height / 2**at), math.ceil(width / 2**at)) for at in halvings]
 
 
-class Doubled(nn.Module):
+class Doubled(Block):
     """Images (N, C, h, w) to (N, D, H, W), H being 2 h or one less, and W likewise."""
 
     def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
@@ -70,7 +71,7 @@ class Generator(nn.Module):
                 PICTURE_NORMALISATIONS[params.normalisation](wide // 2), activation(params.activation),
             ]  # fmt: skip
             wide //= 2
-        self.rest = nn.Sequential(*layers, Doubled(wide, channels, later[-1]), nn.Tanh())
+        self.rest = Chain(*layers, Doubled(wide, channels, later[-1]), nn.Tanh())
 
     def images(self, labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) from -1 to 1 of class numbers (N,) and noise (N, latent)."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from models.attention import Attention
 from models.fronts import TextFront
+from models.recomputing import Block, through
 from models.sequences import mean_of
 from models.weights import Weights
 from serving.inputs.spec import DataSpec, Transform
@@ -82,7 +83,7 @@ class Embedding(nn.Module):
         return y
 
 
-class Layer(nn.Module):
+class Layer(Block):
     """Self-attention, then a network at every place; each added to what came in, and normalised after."""
 
     def __init__(self, size: Size) -> None:
@@ -124,7 +125,7 @@ class MiniLM(nn.Module):
         y = self.embedding(x)
         found = [mean_of(y, real)]
         for layer in self.layers:
-            y = layer(y, real | first)
+            y = through(layer, y, real | first)
             found.append(mean_of(y, real))
         return torch.stack(found, dim=1)
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from models.layers import normalisation
 from models.params import Model
+from models.recomputing import Block, through
 from models.sequences import Steps, mean_of
 from serving.inputs.spec import DataSpec, Transform
 
@@ -62,7 +63,9 @@ class Direction(nn.Module):
         """Read the steps in their order; an exported graph takes them one by one, to hold for any number."""
         if torch.compiler.is_exporting():
             return self.scanned(x)
-        states: torch.Tensor = self.layer(x)[0]
+        # As PyTorch begins by itself; said here, a sample's gradient can be taken alone (`torch.func.vmap`).
+        begin = tuple(x.new_zeros(1, x.shape[0], self.layer.hidden_size) for _ in range(self.carried))
+        states: torch.Tensor = self.layer(x, begin if self.carried > 1 else begin[0])[0]
         return states
 
     def scanned(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,7 +85,7 @@ class Direction(nn.Module):
         return states.transpose(0, 1)
 
 
-class Layer(nn.Module):
+class Layer(Block):
     """One recurrent layer, in both directions where it is `bidirectional`."""
 
     def __init__(self, params: Model, inputs: int) -> None:
@@ -130,9 +133,9 @@ class Recurrent(nn.Module):
         count = real.sum(1, keepdim=True)
         at = torch.arange(x.shape[1], device=x.device)
         turned = torch.where(at < count, count - 1 - at, at)
-        states, ends = self.layers[0](states, count, turned)
+        states, ends = through(self.layers[0], states, count, turned)
         for layer in self.layers[1:]:
-            states, ends = layer(self.dropout(states), count, turned)
+            states, ends = through(layer, self.dropout(states), count, turned)
         pooled = torch.cat([ends * real.any(1, keepdim=True), mean_of(states, real)], dim=1)
         answer: torch.Tensor = self.head(pooled)
         return answer

@@ -57,7 +57,7 @@ class Supervised(pl.LightningModule):
         inputs = self.augment(inputs)
         if self.mix is not None:
             inputs, targets = self.mix(inputs, targets)
-        loss = self.loss.training(self.served.raw(inputs), self._scaled(targets))
+        loss = self.loss.training(self.served.raw(inputs).float(), self._scaled(targets))
         self._add("train_loss", loss.detach() * len(targets), len(targets))
         if self.optimiser.l1:
             loss = loss + self.optimiser.l1 * l1(w for w in self.served.parameters() if w.requires_grad)
@@ -78,7 +78,7 @@ class Supervised(pl.LightningModule):
         """Accumulate loss and score."""
         del index
         inputs, targets = batch
-        out = self.served.raw(inputs)
+        out = self.served.raw(inputs).float()  # of lower precision in a mixed one
         self._add("val_loss", self.loss.plain(out, self._scaled(targets)) * len(targets), len(targets))
         if self.served.classifies:
             self._add("val_score", (out.argmax(1) == targets).sum(), len(targets))

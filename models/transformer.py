@@ -17,6 +17,7 @@ from torch import nn
 
 from models.attention import AttentionLayer
 from models.params import Model
+from models.recomputing import through
 from models.sequences import StepNorm, Steps
 from serving.inputs.spec import DataSpec, Transform
 
@@ -127,7 +128,7 @@ class Transformer(nn.Module):
         """Map what a front gives, N samples, to (N, outputs)."""
         tokens, real = self._begin(x)
         for layer in self.layers:
-            tokens = layer(tokens, real)
+            tokens = through(layer, tokens, real)
         first = None if real is None else real[:, :1]
         answer: torch.Tensor = self.head(self.norm(tokens[:, :1], first).squeeze(1))
         return answer

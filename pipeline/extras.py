@@ -50,6 +50,7 @@ FAMILIES = {
 }  # by model.family and the modality of the data
 RAY, POSTGRES = Package("ray", "ray", "ray"), Package("pg8000", "pg8000", "postgres")
 STORES = ("FAIRLEAD_STUDIES", "MLFLOW_TRACKING_URI")  # win over what tracking says
+OPACUS = Package("opacus", "opacus", "privacy")
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
@@ -85,6 +86,9 @@ def needed(params: dict[str, Any]) -> dict[Package, str]:
             found[package] = f"model.family: {family}"
     if _section(params, "prepare").get("tokenizer") == "pretrained":
         found.setdefault(MINILM, "prepare.tokenizer: pretrained")
+    epsilon = _section(_section(params, "train"), "privacy").get("epsilon")
+    if isinstance(epsilon, int | float) and epsilon > 0:
+        found[OPACUS] = "train.privacy"
     return found | machines(params)
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from pipeline.core.params import KEYS, PARAMS, parse, read, section, take
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, LOCK
+from pipeline.fitting.contradictions import contradictions
 from pipeline.fitting.space import Space
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
@@ -33,7 +34,7 @@ def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
         content = parse(text, path)
         json.dumps(content, allow_nan=False)  # a date or a NaN is nothing that a schema can judge
         fits = Draft202012Validator(json.loads(read(schema))).is_valid
-        if not fits(content):
+        if not fits(content) or contradictions(content):
             return False
         for key, kind in BEYOND.items():
             take(key, kind, content, text, path)

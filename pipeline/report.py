@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from pipeline.card import training_of
 from pipeline.core.stage import DATA
 from pipeline.metrics import BY_TASK
 from pipeline.pages import Picture, render
@@ -52,6 +53,7 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         model=read_json(DATA / "train" / "model.json"),
         tuned=read_json(DATA / "train" / "run.json")["tuned"],
         families=read_json(DATA / "train" / "run.json").get("families", {}),
+        training=training_of(read_json(DATA / "train" / "run.json")),
         pictures=pictures,
     )
     path.write_text(page)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.params import Model
 from pipeline.augment import Augment
 from pipeline.certify import Certify
-from pipeline.core.params import KEYS, PARAMS, UserError, examine, read, take
+from pipeline.core.params import KEYS, PARAMS, UserError, examine, read, take, where
 from pipeline.core.project import Name, Seed
 from pipeline.evaluate import Evaluate
 from pipeline.export import Export
 from pipeline.fitting.compute import Compute
-from pipeline.fitting.fit import Train
+from pipeline.fitting.contradictions import contradictions
+from pipeline.fitting.settings import Train
 from pipeline.fitting.space import check
 from pipeline.ingest import Ingest
 from pipeline.limits import Validate
@@ -89,6 +90,11 @@ def check_all(path: Path = PARAMS) -> None:
             check(sections["tune"].space, {key: sections[key] for key in ("model", "train")}, path)
         except UserError as error:
             problems.append(str(error))
+    if {"model", "train", "compute"} <= sections.keys():
+        problems += [
+            f"{where(tuple(rule.key.split('.')), text, path)}: {rule.message}"
+            for rule in contradictions(content)
+        ]
     if problems:
         raise UserError("\n".join(problems))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from tqdm import tqdm
 
 from models.params import Model
 from pipeline import tracking
+from pipeline.core.alone import alone
 from pipeline.core.params import section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, STATE, main, replacing
@@ -20,8 +20,9 @@ from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import Space, check
 from pipeline.tuning import study as studies
+from pipeline.tuning.children import Children
 from pipeline.tuning.folded import fold_jobs
-from pipeline.tuning.results import draw, log_trial, write_best, write_table
+from pipeline.tuning.results import draw, write_best, write_table
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
@@ -39,9 +40,7 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
     study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
-    if not study.get_trials(deepcopy=False):
-        for values in families.first_trials(given(settings.space, job), settings.space):
-            study.enqueue_trial(values)  # the given values are the ones to beat
+    studies.ask_first(study, families.first_trials(given(settings.space, job), settings.space))
     return study
 
 
@@ -50,28 +49,30 @@ def open_run(study: optuna.Study) -> tracking.Run:
     key = f"run {tracking.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
-        run = tracking.start("tune", {"stage": "tune", "study": study.study_name})
+        run = begun(study) or tracking.start("tune", {"stage": "tune", "study": study.study_name})
         study.set_user_attr(key, run.id)
     return run
+
+
+def begun(study: optuna.Study) -> tracking.Run | None:
+    """The run that a kill left just when it was begun, before it was noted with the study."""
+    alike = f"tags.stage = 'tune' and tags.study = '{study.study_name}' and attributes.status = 'RUNNING'"
+    runs = (tracking.Run(found.info.run_id) for found in tracking.search(alike))
+    return next((run for run in runs if not run.children()), None)
 
 
 def run_study(settings: Tune, jobs: tuple[Job, ...]) -> tuple[optuna.Study, FrozenTrial, tracking.Run]:
     """Search until the budget is spent, logging the study and each trial to MLflow."""
     study, job = find_study(settings, jobs), jobs[0]
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    done = len(studies.ended(study))
     with (
+        alone(plan.folder.with_suffix(".lock"), f"the study {study.study_name} is searched"),
         recorded(lambda: open_run(study)) as recorder,
-        tqdm(total=settings.trials, initial=done, desc="tune", unit=" trials") as bar,
     ):
-
-        def after(trial: FrozenTrial, curve: list[dict[str, float]]) -> None:
-            recorder.later(lambda run: log_trial(run, trial, curve))
-            bar.update()
-            if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-                bar.set_postfix_str(f"best {METRIC} {study.best_value:.4f}")
-
-        Coordinator(study, plan, after).run()
+        search = Coordinator(study, plan, lambda *told: recorder.later(lambda run: children.add(run, *told)))
+        children = Children(study, search.curves)
+        recorder.later(children.catch_up)
+        search.run()
     best = studies.best(study)
     for name, entry in families.compared(studies.ended(study)).items():
         recorder.run.tags({f"family.{name}": f"best {METRIC} {entry['best']} of {entry['trials']} trials"})

@@ -6,6 +6,7 @@ import numpy as np
 
 from models.adversarial import Adversarial
 from models.mixing import build as build_mixer
+from models.recomputing import recompute
 from models.reconstruction import Reconstruction
 from models.served import Served
 from models.tasks import Supervised
@@ -14,8 +15,11 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.fitting.augmentation import build as build_augmentation
 from pipeline.fitting.batches import Batches
+from pipeline.fitting.contradictions import contradictions
 from pipeline.fitting.features import features, fixed
 from pipeline.fitting.pretrained import weights_file
+from pipeline.fitting.privacy import private_task
+from pipeline.fitting.secret import Secret
 from pipeline.fitting.settings import Job, Train
 from pipeline.fitting.trainer import device_of
 from pipeline.generation import Judge
@@ -26,9 +30,10 @@ TASKS: dict[Task, type[Supervised]] = {
 }  # fmt: skip
 
 
-def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
-    """The task and its training and validation batches."""
+def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batches, Batches]:
+    """The task and its training and validation batches; with a `secret`, those of private training."""
     check_suits(job.train, job.spec)
+    check_together(job)
     device = device_of(job.compute)
     try:
         served = Served(job.model, job.spec, job.transform)
@@ -45,16 +50,30 @@ def assemble(job: Job) -> tuple[Supervised, Batches, Batches]:
         served.lift()
     train = Batches(
         job.train_folder, job.train.batch_size, device,
-        shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0],
+        shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0], secret=secret,
     )  # fmt: skip
     val = Batches(job.val_folder, 512, device, inputs=given[1])
-    steps = len(train) * job.train.max_epochs
+    steps = -(-len(train) // job.train.accumulate) * job.train.max_epochs
     counts = train.counts if job.spec.task == "classification" else None
-    task = TASKS[job.spec.task](served, job.train, augment, steps, mix, counts)
+    kind = private_task(job.spec.task) if secret else TASKS[job.spec.task]
+    task = kind(served, job.train, augment, steps, mix, counts)
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
+    if job.compute.checkpoint_activations:
+        recompute(served.net)
     task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
     return task, train, val
+
+
+def check_together(job: Job) -> None:
+    """Refuse parameters that exclude each other, which a trial may have brought together.
+
+    Raises:
+        UserError: with a line for each contradiction.
+    """
+    sections = {"model": job.model, "train": job.train, "compute": job.compute}
+    if found := contradictions({name: section.model_dump() for name, section in sections.items()}):
+        raise UserError("\n".join(rule.message for rule in found))
 
 
 def check_suits(train: Train, spec: DataSpec) -> None:

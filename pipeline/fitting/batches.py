@@ -12,6 +12,7 @@ import torch
 from torch import distributed
 
 from pipeline.core.dataset import Dataset
+from pipeline.fitting.secret import Secret
 from serving.inputs.ragged import Ragged, filling
 
 Sampling = Literal["none", "over", "under"]
@@ -92,7 +93,8 @@ class Column:
 
 class Batches:
     """Iterates (inputs, targets) over a data set folder; inputs of unequal length are padded to the longest.
-    `inputs` take the place of those in the folder, row by row.
+    `inputs` take the place of those in the folder, row by row. With a `secret`, each row is in each batch with the same
+    chance, whatever else is in it (Poisson sampling, which the accounting of privacy supposes); some batches are empty.
 
     Lightning calls `set_epoch`, which it looks for on `batch_sampler`: the order of an epoch follows from the
     seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one. Of several processes
@@ -107,11 +109,12 @@ class Batches:
         shuffle_seed: int | None = None,
         sampling: Sampling = "none",
         inputs: np.ndarray | None = None,
+        secret: Secret | None = None,
     ) -> None:
         dataset = Dataset(folder)
         self._inputs = Column(dataset.inputs if inputs is None else inputs, device)
         self._targets = torch.from_numpy(dataset.targets).to(device)
-        self._size, self._seed, self.epoch = size, shuffle_seed, 0
+        self._size, self._seed, self.epoch, self._secret = size, shuffle_seed, 0, secret
         self.batch_sampler = self
         self.counts: torch.Tensor | None = None  # samples of each class (K,) that a pass shows
         self._classes: list[torch.Tensor] = []
@@ -128,10 +131,22 @@ class Batches:
         """Choose the order of the next pass."""
         self.epoch = epoch
 
+    @property
+    def rate(self) -> float:
+        """The chance of a row to be in a batch."""
+        return min(self._size / self.rows, 1.0)
+
     def __len__(self) -> int:
+        if self._secret is not None:
+            return max(1, round(1 / self.rate))
         full, rest = divmod(-(-self.rows // place()[1]), self._size)  # as many for every process
         # A last batch of one sample has no variance for batch normalisation: training leaves it out.
         return full + (rest > (self._seed is not None)) if full else 1
+
+    def sizes(self) -> list[int]:
+        """How many samples of this process each batch of a training pass has."""
+        rows = -(-self.rows // place()[1])
+        return [min(self._size, rows - at * self._size) for at in range(len(self))]
 
     def share(self) -> torch.Tensor:
         """The rows of this pass for this process, in order: every so-many-th of `order`.
@@ -167,7 +182,21 @@ class Batches:
             drawn += [rows.repeat(whole), rows[some]]
         return torch.cat(drawn)[shuffled]
 
+    def _drawn(self, secret: Secret) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for step in range(len(self)):
+            chances = secret.generator("batch", self.epoch, step).random(self.rows)
+            rows = torch.from_numpy(np.flatnonzero(chances < self.rate))
+            taken = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+            inputs, targets = (
+                self._inputs.take(taken.to(self._inputs.place)),
+                self._targets[taken.to(self._targets.device)],
+            )
+            yield inputs[: len(rows)], targets[: len(rows)]
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._secret is not None:
+            yield from self._drawn(self._secret)
+            return
         order = self.share()
         here, there = order.to(self._inputs.place), order.to(self._targets.device)
         # Processes wait for each other at every batch, so each makes as many, of validation smaller ones if need be.

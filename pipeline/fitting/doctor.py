@@ -82,8 +82,10 @@ class Doctor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin a look, where it is time for one."""
-        step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
-        if step % self._every != self._every // 2:
+        batches, group = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+        steps_now = (batch_idx + 1) % group == 0 or batch_idx + 1 == batches
+        step = trainer.current_epoch * -(-batches // group) + batch_idx // group
+        if not steps_now or step % self._every != self._every // 2:
             return
         self._look = {"step": step, "means": {}, "stds": {}, "zeros": {}, "dead": {}}
         assert isinstance(pl_module, Supervised)

@@ -9,11 +9,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
+from models.recomputing import recompute
 from models.served import Served
+from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
+from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
+from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
+from pipeline.fitting.privacy import Guarded
+from pipeline.fitting.secret import Secret
 from pipeline.fitting.settings import Job, Train
 from pipeline.fitting.trainer import Epochs, device_of, make_trainer, quiet, threads_for
 
@@ -35,12 +41,16 @@ def fit(
     quiet()
     torch.set_num_threads(job.compute.threads or threads_for(job))
     pl.seed_everything(job.seed, workers=False, verbose=False)
-    task, train, val = assemble(job)
+    secret = Secret(checkpoints) if job.train.privacy.epsilon else None
+    task, train, val = assemble(job, secret)
+    guard = Guarded(job.train, train, secret) if secret else None
     if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
     kept = Checkpoints(checkpoints, best) if checkpoints else None
-    trainer = make_trainer(job, [*steps(job, hooks, callbacks or []), *(kept.callbacks if kept else [])])
+    trainer = make_trainer(
+        job, [*steps(job, train, hooks, callbacks or [], guard), *(kept.callbacks if kept else [])]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
@@ -48,15 +58,24 @@ def fit(
         raise KeyboardInterrupt
     if kept is not None:
         kept.restore(task)
+    recompute(task.served.net, marked=False)
+    if secret:
+        secret.forget()
     task.served.eval()
     task.settle(val)
     task.served.lower()
     return task.served.cpu().eval()
 
 
-def steps(job: Job, hooks: list[EpochHook], callbacks: list[Callback]) -> list[Callback]:
-    """What happens in the loop, in its order: seeding, `callbacks`, averaging, early stopping."""
-    found: list[Callback] = [Epochs(job.seed, hooks), *callbacks]
+def steps(
+    job: Job, train: Batches, hooks: list[EpochHook], callbacks: list[Callback], guard: Guarded | None = None
+) -> list[Callback]:
+    """What happens in the loop, in its order: seeding, privacy, `callbacks`, adding up batches, averaging, stopping."""
+    meter = Meter(device_of(job.compute))
+    epochs = Epochs(job.seed, hooks, meter, guard.spent if guard else dict)
+    found: list[Callback] = [epochs, *([guard] if guard else []), *callbacks]
+    if job.train.accumulate > 1:
+        found.append(Accumulated(train, job.train.accumulate))
     if job.train.ema:
         found.append(Averaged(job.train.ema, device_of(job.compute)))
     if job.train.patience:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import pytorch_lightning as pl
 import torch
 
-from models.tasks import Batch
+from models.tasks import Batch, Supervised
 from pipeline.core.params import UserError
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.batches import Batches
@@ -52,21 +52,30 @@ def range_test(job: Job) -> tuple[list[float], list[float]]:
     shares = [group["lr"] for group in groups]
     weights = [weight for weight in task.parameters() if weight.requires_grad]
     rates, losses = [], []
-    for step, batch in zip(range(STEPS), _endless(batches), strict=False):
+    endless = _endless(batches)
+    for step in range(STEPS):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group, share in zip(optimiser.param_groups, shares, strict=True):
             group["lr"] = rate * share
-        loss = task.training_step(batch, step)
         optimiser.zero_grad()
-        loss.backward()
+        loss = sum(
+            _added(task, next(endless), step, job.train.accumulate) for _ in range(job.train.accumulate)
+        )
         if job.train.gradient_clip:
             torch.nn.utils.clip_grad_norm_(weights, job.train.gradient_clip)
         optimiser.step()
         rates.append(rate)
-        losses.append(float(loss.detach()))
+        losses.append(loss)
         if not math.isfinite(losses[-1]) or losses[-1] > 2 * BROKEN * max(losses[0], min(losses)):
             break
     return rates, losses
+
+
+def _added(task: Supervised, batch: Batch, step: int, group: int) -> float:
+    """A batch's share of the loss of its group, its gradient added up."""
+    loss = task.training_step(batch, step) / group
+    loss.backward()
+    return float(loss.detach())
 
 
 def _endless(batches: Batches) -> Iterator[Batch]:

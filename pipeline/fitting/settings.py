@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -30,12 +30,11 @@ class Train(Optimiser, extra="forbid", frozen=True):
     """The `train` section: how a model is fitted."""
 
     max_epochs: int = Field(14, ge=1, le=10_000, description="Epochs at most.")
-    batch_size: int = Field(
+    batch_size: Literal[0] | Annotated[int, Field(ge=2, le=65_536)] = Field(
         128,
-        ge=0,
-        le=65_536,
-        description="Samples in a batch, of all processes together; 0: the largest that fits.",
+        description="Samples in a batch, of all processes together, 2 or more; 0: the largest that fits.",
     )
+
     accumulate: int = Field(
         1, ge=1, le=4096, description="Batches whose gradients are added up before a step is taken."
     )

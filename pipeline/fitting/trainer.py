@@ -7,25 +7,33 @@ import math
 import os
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from models.tasks import everyone
 from pipeline.core.params import UserError
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
-from pipeline.fitting.settings import Job, Train
+from pipeline.fitting.precision import precision_of_trainer
+from pipeline.fitting.settings import Job
 
 SMALL = 64 * 64  # values of one input up to which one thread does the work
 
 
 class Epochs(Callback):
-    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it."""
+    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it.
 
-    def __init__(self, seed: int, hooks: list[EpochHook]) -> None:
-        self.seed, self.hooks, self.began = seed, hooks, 0.0
+    `joules` are those of all processes since the report before; `more` gives further metrics.
+    """
+
+    def __init__(
+        self, seed: int, hooks: list[EpochHook], meter: Meter, more: Callable[[], dict[str, float]] = dict
+    ) -> None:
+        self.seed, self.hooks, self.meter, self.more, self.began = seed, hooks, meter, more, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed every generator from the seed and the epoch."""
@@ -38,6 +46,8 @@ class Epochs(Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["seconds"] = time.perf_counter() - self.began
+        metrics["joules"] = sum(map(float, everyone(torch.tensor(self.meter.joules(), dtype=torch.float64))))
+        metrics |= self.more()
         for hook in self.hooks:
             hook(trainer.current_epoch, metrics)
 
@@ -75,22 +85,16 @@ def device_of(compute: Compute) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def precision_of(train: Train, device: torch.device) -> Any:
-    """The precision that suits the device, unless one is given."""
-    if train.precision != "auto":
-        return train.precision
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-
-
 def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     """A Trainer with nothing in its loop that we do not use."""
     device = device_of(job.compute)
+    own_clipping = job.spec.task == "generation" or job.train.privacy.epsilon > 0
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=job.train.max_epochs,
-        gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
-        precision=precision_of(job.train, device),
+        accumulate_grad_batches=job.train.accumulate,
+        gradient_clip_val=None if own_clipping else job.train.gradient_clip or None,
         deterministic="warn" if device.type == "cuda" else True,
         callbacks=callbacks,
         logger=False,
@@ -99,4 +103,5 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **precision_of_trainer(job.train, device),
     )

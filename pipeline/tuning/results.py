@@ -13,13 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import tracking
 from pipeline.fitting.space import Plain, Space
-from pipeline.tuning.study import ended
+from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC
 
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: list[dict[str, float]]) -> None:
     """Log one trial as a child of the tuning run."""
-    tags = {"state": trial.state.name.lower(), **{k: str(v) for k, v in trial.user_attrs.items()}}
+    known = {name: str(value) for name, value in trial.user_attrs.items() if name not in NOTES}
+    tags = {"trial": str(trial.number), "state": trial.state.name.lower(), **known}
     run = tracking.start(f"trial-{trial.number}", tags, parent)
     run.params(trial.params)
     for epoch, metrics in enumerate(curve):

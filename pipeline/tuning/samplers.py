@@ -28,4 +28,7 @@ def tpe(settings: Tune, seed: int, number: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed_of(seed, number), n_startup_trials=STARTUP, multivariate=True)
 
 
-SAMPLERS: dict[str, Build] = {"tpe": tpe}
+SAMPLERS: dict[str, Build] = {
+    "tpe": tpe,
+    "random": lambda _, seed, number: optuna.samplers.RandomSampler(seed_of(seed, number)),
+}

@@ -22,15 +22,12 @@ from pipeline.tuning.progress import Progress
 from pipeline.tuning.pruners import PRUNERS
 from pipeline.tuning.samplers import SAMPLERS
 from pipeline.tuning.settings import Tune
-from pipeline.tuning.study import ended, unfinished
-from pipeline.tuning.trial import METRIC, Outcome, Report, Task, run_trial, settled
+from pipeline.tuning.study import ALONE, LOST, ended, unfinished
+from pipeline.tuning.task import METRIC, Outcome, Report, Task
+from pipeline.tuning.trial import run_trial, settled
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 LOSSES = 3  # of one trial, with no epoch in between, after which it is taken for the cause
-ALONE, LOST = (
-    "alone",
-    "lost",
-)  # notes with a trial: it runs in the stage's own process; how often it was lost, and at which epoch
 After = Callable[[FrozenTrial, list[dict[str, float]]], None]  # a trial that ended, and its epochs
 
 

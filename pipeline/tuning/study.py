@@ -9,25 +9,35 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
+from pipeline.fitting.space import Plain
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SECONDS = "seconds"  # of searching, kept with the study
+ALONE, LOST = NOTES = (
+    "alone",
+    "lost",
+)  # of a trial: runs in the stage's own process; how often lost, at which epoch
 
 
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     """Open or create a study; what a kill left running is still there, with its values and its reports."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", "The reported value is ignored"
-    )  # an epoch that is told again after a kill
+    # An epoch is told again where its worker was killed before it wrote the checkpoint.
+    warnings.filterwarnings("ignore", "The reported value is ignored")
     return optuna.create_study(
         study_name=name,
         storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
+
+
+def ask_first(study: optuna.Study, given: list[Plain]) -> None:
+    """Have these values asked before any other; those that a kill left out are added."""
+    for values in given[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(values)
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:

@@ -6,9 +6,7 @@ import gc
 import math
 import shutil
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -20,52 +18,13 @@ from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
+from pipeline.tuning.task import METRIC as METRIC
+from pipeline.tuning.task import Outcome as Outcome
+from pipeline.tuning.task import Report as Report
+from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
-METRIC = "val_loss"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs.
-
-    Args:
-        number: of the trial, in its study.
-        jobs: what to fit, with the trial's values: one for each fold, or one.
-        folder: its own, for checkpoints; what is found there is gone on with.
-        pruned: ask after each epoch whether to end.
-        values: of the trial, by the keys of the space; the jobs have them already.
-    """
-
-    number: int
-    jobs: tuple[Job, ...]
-    folder: Path
-    pruned: bool = True
-    values: Plain = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a task tells of an epoch; the answer is True where the trial is to end.
-
-    `seconds` and `joules` were spent since the report before.
-    """
-
-    fold: int
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-    joules: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: its measures (`val_loss`, `parameters`, ...), or why there are none."""
-
-    state: Literal["complete", "pruned", "failed"]
-    measures: dict[str, float] = field(default_factory=dict)
-    reason: str = ""
 
 
 class Pruned(Exception):
@@ -157,7 +116,7 @@ class Reporter:
             ValueError: the loss is no number any more, or is infinite in the end.
         """
         now = time.perf_counter()
-        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, metrics["joules"]), now
         self.losses.values.append(metrics[METRIC])
         self.told += 1
         over = self.ask(report)

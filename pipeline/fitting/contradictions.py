@@ -1,0 +1,58 @@
+"""What in `params.yaml` cannot go together: told by `fairlead check` and before anything is fitted; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pipeline.fitting.guarantee import Breach, breaches
+
+Values = Mapping[str, Any]  # sections by name, plain
+
+
+class Rule(NamedTuple):
+    """Two things that exclude each other, and the key to look at."""
+
+    key: str
+    broken: Callable[[Values], bool]
+    message: str
+
+
+def _get(values: Values, dotted: str, default: Any = None) -> Any:
+    """A value by its dotted key; what is left out, or is no value of its kind, is the default."""
+    node: Any = values
+    for part in dotted.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return default if node is None else node
+
+
+def _gan(values: Values) -> bool:
+    return _get(values, "model.family") == "gan"
+
+
+RULES = (
+    Rule(
+        "train.accumulate",
+        lambda v: _gan(v) and _get(v, "train.accumulate", 1) != 1,
+        "train.accumulate adds up gradients of one network, and model.family 'gan' trains two in turn; set it to 1",
+    ),
+    Rule(
+        "train.batch_size",
+        lambda v: _gan(v) and _get(v, "train.batch_size") == 0,
+        "train.batch_size: 0 asks for the largest that fits, and two players learn better from small ones; try 32",
+    ),
+    Rule(
+        "train.precision",
+        lambda v: _get(v, "train.precision") == "16-mixed" and _get(v, "compute.accelerator") == "cpu",
+        "train.precision '16-mixed' is for GPUs, and compute.accelerator is 'cpu'; use bf16-mixed or 32-true",
+    ),
+)
+
+
+def contradictions(values: Values) -> list[Rule | Breach]:
+    """The rules that plain values, such as a parsed `params.yaml`, break, those of privacy among them.
+
+    >>> contradictions({"train": {"accumulate": 2}, "model": {"family": "cnn"}})
+    []
+    """
+    return [*(rule for rule in RULES if rule.broken(values)), *breaches(values)]
