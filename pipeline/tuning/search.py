@@ -150,8 +150,9 @@ class Coordinator:
 
     def end(self, task: Task, outcome: Outcome) -> None:
         """Tell the study how a trial ended; what it left is removed after that."""
-        trial = self.live.pop(task.number)
-        for name, value in {**self.curves.spent(task.number), **outcome.measures}.items():
+        trial, spent = self.live.pop(task.number), self.curves.spent(task.number)
+        self.budget.joules += spent["joules"]
+        for name, value in {**spent, **outcome.measures}.items():
             trial.set_user_attr(name, value)
         if outcome.reason:
             trial.set_user_attr("reason", outcome.reason)
