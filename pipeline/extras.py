@@ -48,9 +48,9 @@ FAMILIES = {
     ),
     ("transfer", "text"): MINILM,
 }  # by model.family and the modality of the data
+OPACUS = Package("opacus", "opacus", "privacy")
 RAY, POSTGRES = Package("ray", "ray", "ray"), Package("pg8000", "pg8000", "postgres")
 STORES = ("FAIRLEAD_STUDIES", "MLFLOW_TRACKING_URI")  # win over what tracking says
-OPACUS = Package("opacus", "opacus", "privacy")
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 

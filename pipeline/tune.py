@@ -19,6 +19,7 @@ from pipeline.fitting.lineage import data_digest, digest
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import Space, check
+from pipeline.tuning import nested
 from pipeline.tuning import study as studies
 from pipeline.tuning.children import Children
 from pipeline.tuning.folded import fold_jobs
@@ -26,6 +27,7 @@ from pipeline.tuning.results import draw, write_best, write_table
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
+from serving.inputs.spec import write_json
 
 OUTPUT = DATA / "tune"
 RATE = "train.lr"
@@ -110,19 +112,27 @@ def run() -> None:
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
+    # Each fold finds a rate of its own, as the whole training set holds its validation samples.
     if RATE not in settings.space and not fold_jobs(job):
-        job = with_rate(
-            job
-        )  # each fold finds its own, as the whole training set holds its validation samples
+        job = with_rate(job)
+    if settings.nested:
+        print(f"tune: {nested.cost(settings, nested.check(job))}")
     study, best, mlrun = run_study(settings, fold_jobs(job) or (job,))
+    estimate = (
+        nested.estimate(settings, job, best.user_attrs[METRIC], find_study) if settings.nested else None
+    )
     counts = [t.state for t in studies.ended(study)]
     compared = families.compared(studies.ended(study))
     with replacing(OUTPUT) as folder:
         write_best(
             folder, families.chosen(job.model, best.params, settings.space),
             {"study": study.study_name, "trial": best.number, METRIC: best.value, "trials": len(counts),
-             **({"families": compared} if compared else {})},
+             **({"families": compared} if compared else {}),
+             **({"nested": {METRIC: estimate.val_loss, "val_score": estimate.val_score}} if estimate else {})},
         )  # fmt: skip
+        if estimate:
+            write_json(folder / "nested.json", estimate.plain())
+            mlrun.metrics(estimate.metrics())
         write_table(study, folder / "trials.csv", settings.space)
         draw(study, folder)
         mlrun.files(folder, "tune")
@@ -134,6 +144,8 @@ def run() -> None:
         f"{counts.count(TrialState.FAIL)} failed) in {studies.seconds_spent(study):.0f} s; "
         f"best {METRIC} {best.value:.4f} by trial {best.number}"
     )
+    if estimate:
+        print(f"tune: {estimate}")
 
 
 if __name__ == "__main__":

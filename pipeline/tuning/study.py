@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
 from pipeline.fitting.space import Plain
+from pipeline.tuning.constraints import keep, unmet
+from pipeline.tuning.pareto import ranked
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 
@@ -26,12 +28,14 @@ def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # An epoch is told again where its worker was killed before it wrote the checkpoint.
     warnings.filterwarnings("ignore", "The reported value is ignored")
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
+    keep(study, settings)
+    return study
 
 
 def ask_first(study: optuna.Study, given: list[Plain]) -> None:
@@ -56,13 +60,15 @@ def seconds_spent(study: optuna.Study) -> float:
 
 
 def best(study: optuna.Study) -> FrozenTrial:
-    """The best finished trial.
+    """The best finished trial: of one objective the lowest, of several the lowest validation loss on the front.
 
     Raises:
-        UserError: none finished; says why the last one failed.
+        UserError: none finished; says why the last one failed, or which constraint none keeps.
     """
-    if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-        return study.best_trial
+    if found := ranked(study):
+        return found[0]
+    if any(broken > 0 for t in ended(study) for broken in t.constraints.values()):
+        raise UserError(f"{unmet(study)} (study '{study.study_name}')")
     reasons = [t.user_attrs["reason"] for t in ended(study) if "reason" in t.user_attrs]
     raise UserError(
         f"no trial of the study '{study.study_name}' finished"

@@ -24,6 +24,8 @@ class Task:
         folder: its own, for checkpoints; what is found there is gone on with.
         pruned: ask after each epoch whether to end.
         values: of the trial, by the keys of the space; the jobs have them already.
+        most: weights of a network; one of more is not fitted at all; 0 is any number.
+        timed: measure how long an answer takes.
     """
 
     number: int
@@ -31,6 +33,8 @@ class Task:
     folder: Path
     pruned: bool = True
     values: Plain = field(default_factory=dict)
+    most: int = 0
+    timed: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
 from dataclasses import replace
 
@@ -18,12 +19,14 @@ from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.space import Plain, Space, override
+from pipeline.tuning.measures import latency_ms, parameters, parameters_of
 from pipeline.tuning.task import METRIC as METRIC
 from pipeline.tuning.task import Outcome as Outcome
 from pipeline.tuning.task import Report as Report
 from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
+SPREAD = "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
 
 
@@ -41,6 +44,9 @@ def settled(job: Job, values: Plain, space: Space) -> Job:
 def run_trial(task: Task, ask: Ask) -> Outcome:
     """Fit every fold; the trial's value is the mean of their last validation losses."""
     try:
+        if task.most and (count := parameters_of(task.jobs[0])) > task.most:
+            reason = f"not fitted: {count} parameters, and tune.constraints.parameters is {task.most}"
+            return Outcome("pruned", {"parameters": count}, reason)
         folds = [measured(task, fold, ask) for fold in range(len(task.jobs))]
     except Pruned:
         return Outcome("pruned")
@@ -49,10 +55,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
@@ -76,14 +87,15 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     job = with_rate(task.jobs[fold])
     hook = Reporter(task, fold, ask, losses)
     try:
-        fit(job, [hook], folder, [losses], best=False)
+        served = fit(job, [hook], folder, [losses], best=False)
     except FAILURES:
         if hook.told or not resumed:
             raise
         shutil.rmtree(folder)
         losses.values.clear()
-        fit(job, [hook], folder, [losses], best=False)
-    return {METRIC: losses.values[-1]}
+        served = fit(job, [hook], folder, [losses], best=False)
+    measures = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
+    return measures | ({"latency_ms": latency_ms(served, job)} if task.timed else {})
 
 
 class Losses(Callback):
