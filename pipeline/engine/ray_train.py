@@ -36,8 +36,10 @@ def fit_on_ray(
     Raises:
         UserError: Ray is not installed, no cluster answers or has room, or processes were lost again and again.
     """
+    from pipeline.fitting.groups import check
     from pipeline.fitting.processes import Told
 
+    check(job, job.compute.processes, 0)
     told = Told(job, hooks, callbacks)
     with joined(job.compute.ray_address) as ray, shared_folder() as mark:
         asked = resources(ray, job)
