@@ -14,6 +14,7 @@ from pipeline.core.params import section
 from pipeline.core.project import Seed
 from pipeline.core.resampling import block_of
 from pipeline.core.stage import DATA, STATE, main, replacing
+from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.energy import country_of, spent, told
@@ -104,6 +105,7 @@ def write_nothing() -> None:
         write_best(folder, {}, {"trials": 0})
         (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         write_finals(None, folder / "finals.csv")
+        write_csv(folder / "importances.csv", ["parameter", "importance"], [])
 
 
 def tell(found: Found, mlrun: tracking.Run) -> None:
@@ -128,7 +130,13 @@ def tell(found: Found, mlrun: tracking.Run) -> None:
 
 
 def run() -> None:
-    """Run the stage."""
+    """Run the stage, one process at a time."""
+    with alone(STATE / "tune.lock", "this project is tuned"):
+        tune()
+
+
+def tune() -> None:
+    """Search, and write what was found."""
     settings = section("tune", Tune)
     country_of()  # refuses one that is not known before anything is fitted
     model, train = section("model", Model), section("train", Train)
@@ -148,15 +156,12 @@ def run() -> None:
     jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    with (
-        alone(plan.folder.with_suffix(".lock"), f"the study {study.study_name} is searched"),
-        recorded(lambda: open_run(study)) as recorder,
-    ):
+    with recorded(lambda: open_run(study)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
-    value = studies.best(study).user_attrs[METRIC]
-    estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
+        value = studies.best(study).user_attrs[METRIC]
+        estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
     found = Found(study, verdict, estimate)
     write(settings, job, found, recorder.run)
     recorder.run.finish()

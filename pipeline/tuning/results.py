@@ -14,11 +14,13 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
+from pipeline.tuning.pareto import loss
 from pipeline.tuning.study import NOTES, ended
-from pipeline.tuning.trial import METRIC
+from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
 Curve = list[dict[str, float]]  # metrics, an epoch each
+MEASURES = (SPREAD, "parameters", "latency_ms", "joules")  # of trials, where they were taken
 
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
@@ -29,6 +31,8 @@ def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
     run.params(trial.params)
     for epoch, metrics in enumerate(curve):
         run.metrics(metrics, epoch)
+    if SPREAD in trial.user_attrs:  # of folds, whose epochs follow one another; in the end their mean
+        run.metrics({name: trial.user_attrs[name] for name in (METRIC, SPREAD)}, len(curve))
     run.finish("FAILED" if trial.state == TrialState.FAIL else "FINISHED")
 
 
@@ -58,19 +62,26 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, value, best value so far, epochs, parameters."""
-    best, rows = float("inf"), []
-    for trial in ended(study):
-        whole = trial.state == TrialState.COMPLETE
-        value = float(trial.user_attrs.get(METRIC, trial.values[0])) if whole else float("inf")
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
+
+    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs.
+    """
+    trials, best, rows = ended(study), float("inf"), []
+    folded = any(SPREAD in trial.user_attrs for trial in trials)
+    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
+    for trial in trials:
+        value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
         shown = [number if number < float("inf") else "" for number in (value, best)]
+        seconds = round(trial.user_attrs.get("seconds", 0.0), 2)
+        found = [trial.user_attrs.get(name, "") for name in measured]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, len(trial.intermediate_values),
-             round(trial.user_attrs.get("seconds", 0.0), 2), *values]
+            [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
+             len(trial.intermediate_values), seconds, *found, *values]
         )  # fmt: skip
-    write_csv(path, ["trial", "state", METRIC, "best", "epochs", "seconds", *space], rows)
+    counted = [SPREAD, "folds"] if folded else ["epochs"]
+    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
