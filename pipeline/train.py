@@ -20,9 +20,9 @@ from pipeline.fitting.diagnoses import diagnose, report
 from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.epochlog import EpochLog, read_log
 from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.found import found
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
-from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
 from serving.inputs.spec import read_json, write_json
@@ -66,11 +66,12 @@ def run() -> None:
     """Run the stage."""
     model, train, values = tuned(section("model", Model), section("train", Train))
     families = yaml.safe_load(BEST.read_text()).get("families", {})
-    job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
+    job = make_job(model, train, section("seed", Seed), section("compute", Compute))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
     state.mkdir(parents=True, exist_ok=True)
+    job = found(job, state)
     with recorded(lambda: open_run(job, values, state)) as recorder:
 
         def record(metrics: dict[str, float], epoch: int) -> None:

@@ -27,7 +27,7 @@ from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
 
 OUTPUT = DATA / "tune"
-RATE = "train.lr"
+RATE, SIZE = "train.lr", "train.batch_size"
 
 
 def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
@@ -85,7 +85,7 @@ def given(space: Space, job: Job) -> dict[str, object]:
     plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     values: dict[str, object] = {}
     for dotted in space:
-        if dotted == RATE and not job.train.lr:
+        if dotted in (RATE, SIZE) and not getattr(job.train, dotted.partition(".")[2]):
             continue  # to be found, and the study finds it
         node: object = plain
         for part in dotted.split("."):
@@ -109,7 +109,7 @@ def run() -> None:
         print("tune: no trials asked for; the given values are used")
         return
     job = families.prepared(job, settings.space)
-    if RATE not in settings.space and not fold_jobs(job):
+    if RATE not in settings.space and job.train.batch_size and not fold_jobs(job):
         job = with_rate(
             job
         )  # each fold finds its own, as the whole training set holds its validation samples

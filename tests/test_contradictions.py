@@ -27,6 +27,7 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
     ("compute.compile", {"train": PRIVATE, "compute": {"compile": True}}),
     ("compute.checkpoint_activations", {"train": PRIVATE, "compute": {"checkpoint_activations": True}}),
+    ("compute.checkpoint_activations", {"compute": {"compile": True, "checkpoint_activations": True}}),
     ("train.batch_size", {"train": {**PRIVATE, "batch_size": 0}}),
     ("train.precision", {"train": {"precision": "16-mixed"}, "compute": {"accelerator": "cpu"}}),
 )

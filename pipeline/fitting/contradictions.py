@@ -56,6 +56,12 @@ RULES = (
         "activations that are kept; set compute.checkpoint_activations: false",
     ),
     Rule(
+        "compute.checkpoint_activations",
+        lambda v: bool(_get(v, "compute.compile")) and bool(_get(v, "compute.checkpoint_activations")),
+        "compute.checkpoint_activations and compute.compile exclude each other: a compiled network decides itself what "
+        "it keeps; set one of them to false",
+    ),
+    Rule(
         "train.batch_size",
         lambda v: _private(v) and _get(v, "train.batch_size") == 0,
         "train.batch_size: 0 and train.privacy exclude each other: the guarantee is of one batch size, and the largest "

@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from models.recomputing import recompute
 from models.served import Served
 from pipeline.fitting.accumulating import Accumulated
 from pipeline.fitting.assembly import assemble
 from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
+from pipeline.fitting.compiling import as_written, compile_net
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.settings import Job, Train
 from pipeline.fitting.trainer import Epochs, device_of, make_trainer, quiet, threads_for
@@ -42,6 +42,8 @@ def fit(
     if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
+    if job.compute.compile:
+        compile_net(task.served.net, ragged=job.spec.input.ragged)
     kept = Checkpoints(checkpoints, best) if checkpoints else None
     trainer = make_trainer(
         job, [*steps(job, train, hooks, callbacks or []), *(kept.callbacks if kept else [])]
@@ -53,7 +55,7 @@ def fit(
         raise KeyboardInterrupt
     if kept is not None:
         kept.restore(task)
-    recompute(task.served.net, marked=False)
+    as_written(task.served.net)
     task.served.eval()
     task.settle(val)
     task.served.lower()

@@ -18,7 +18,7 @@ from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
-from pipeline.fitting.ratefinder import with_rate
+from pipeline.fitting.found import found
 from pipeline.fitting.space import Plain, Space, override
 from serving.inputs.spec import read_json, write_json
 
@@ -114,7 +114,7 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     """Fit one fold; a checkpoint that cannot be gone on from is thrown away."""
     folder, losses = task.folder / str(fold), Losses()
     resumed = any(folder.rglob("last.ckpt"))
-    job = with_rate(task.jobs[fold])
+    job = found(task.jobs[fold], folder)
     hook = Reporter(task, fold, ask, losses)
     try:
         fit(job, [hook], folder, [losses], best=False)
