@@ -63,7 +63,9 @@ class Direction(nn.Module):
         """Read the steps in their order; an exported graph takes them one by one, to hold for any number."""
         if torch.compiler.is_exporting():
             return self.scanned(x)
-        states: torch.Tensor = self.layer(x)[0]
+        # As PyTorch begins by itself; said here, a sample's gradient can be taken alone (`torch.func.vmap`).
+        begin = tuple(x.new_zeros(1, x.shape[0], self.layer.hidden_size) for _ in range(self.carried))
+        states: torch.Tensor = self.layer(x, begin if self.carried > 1 else begin[0])[0]
         return states
 
     def scanned(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,9 @@ Costly transforms are made here once; cheap random ones stay in the training loo
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +15,11 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.core.dataset import Dataset, DatasetWriter, numbered
+from pipeline.core.dataset import CHUNK, Dataset, DatasetWriter, numbered
 from pipeline.core.params import Section, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.engine.ray_data import in_order
 from pipeline.fitting.augmentation import Augmentation, build
 from pipeline.fitting.compute import Compute
 from pipeline.oversampling import completed, synthesise
@@ -75,12 +78,18 @@ def augment(
     compute: Compute = Compute(),  # noqa: B008
 ) -> int:
     """Write the originals and synthetic samples, then `factor` transformed copies of both; return the rows made."""
-    import torch
-
     spec = dataset.spec
     module = build(settings.transform, spec, transform)
     made = synthetic(dataset, transform, settings, seed, compute)
-    torch.manual_seed(seed)
+    copies = in_order(
+        copied,
+        (
+            Copying(dataset.folder.absolute(), transform, settings.transform, seed, copy, number)
+            for copy in range(1, 1 + settings.factor)
+            for number in range(-(-len(dataset) // CHUNK))
+        ),
+        compute,
+    )
     base = len(dataset) + len(made.get("id", ()))
     rows = base * (1 + settings.factor)
     with (
@@ -88,18 +97,48 @@ def augment(
         tqdm(total=rows, desc="augment", unit=" samples", leave=False) as bar,
     ):
         for copy in range(1 + settings.factor):
-            for chunk in itertools.chain(dataset.chunks(), [dict(made)] if made else []):
+            for number, chunk in enumerate(itertools.chain(dataset.chunks(), [dict(made)] if made else [])):
                 if copy:
-                    chunk[spec.input.name] = transformed(module, chunk[spec.input.name], spec.input)
+                    chunk[spec.input.name] = (
+                        next(copies)
+                        if number * CHUNK < len(dataset)
+                        else transformed(module, chunk[spec.input.name], spec.input, (seed, copy, number))
+                    )
                 writer.append(chunk)
                 bar.update(len(chunk["id"]))
     return rows
 
 
-def transformed(module: nn.Module, rows: Any, column: Column) -> Rows:
-    """Rows through a module that maps batches, in their own type; ragged ones keep their lengths."""
+@dataclass(frozen=True)
+class Copying:
+    """A chunk of a data set to be transformed: which one, and the copy's number."""
+
+    folder: Path
+    transform: Transform
+    settings: Augmentation
+    seed: int
+    copy: int
+    number: int
+
+
+def copied(task: Copying) -> Rows:
+    """The inputs of a chunk, transformed; they depend on the task alone, whatever process makes them."""
+    dataset = Dataset(task.folder)
+    column, rows = dataset.spec.input, dataset.inputs
+    piece = slice(task.number * CHUNK, (task.number + 1) * CHUNK)
+    chunk = rows[piece] if isinstance(rows, Ragged) else np.array(rows[piece])
+    module = build(task.settings, dataset.spec, task.transform)
+    return transformed(module, chunk, column, (task.seed, task.copy, task.number))
+
+
+def transformed(module: nn.Module, rows: Any, column: Column, drawn: tuple[int, ...]) -> Rows:
+    """Rows through a module that maps batches, in their own type; ragged ones keep their lengths.
+
+    `drawn` is what the random choices follow from.
+    """
     import torch
 
+    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(drawn).encode()).digest()[:8], "little"))
     if isinstance(rows, Ragged):
         batch = module(torch.from_numpy(rows.padded(filling(column.dtype)))).numpy()
         return Ragged.of(

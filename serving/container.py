@@ -1,5 +1,7 @@
 """What a container runs: `python -m serving.container onnx|torchserve FOLDER`, with every `.mar` in the folder.
 
+`metrics`, beside TorchServe's container and in its namespaces, serves the page for Prometheus.
+
 Settings come from the variable FAIRLEAD_SERVER, JSON of the `server` section; the second server's tokens from the file
 that FAIRLEAD_KEY_FILE names. TorchServe, which makes its own tokens anew at every start, goes without in a container:
 who may reach it is the network policy's business.
@@ -12,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,12 @@ from serving.asgi.management import write_wanted
 from serving.asgi.run import RUN, Run
 from serving.asgi.server import command_line as onnx_command
 from serving.config import CONFIG, command_line, environment, write_config, write_options
+from serving.edge import serve_page
 from serving.settings import ServerError, ServerSettings
 from serving.state import Models, check_models, of_archive, write_models
 
 SETTINGS, KEYS = "FAIRLEAD_SERVER", "FAIRLEAD_KEY_FILE"
+STATES = "fairlead-"  # names of state folders begin so
 OPENED = {"inference": 8080, "metrics": 8082}  # what the pod's network may reach of TorchServe
 
 
@@ -100,6 +105,21 @@ def ready(settings: ServerSettings) -> None:
             raise ServerError(f"no worker holds {name}")
 
 
+def metrics(settings: ServerSettings, host: str) -> None:
+    """Serve the page of the TorchServe that started last in this container's TMPDIR, for as long as it is there.
+
+    Raises:
+        ServerError: the port is taken.
+    """
+    while not (states := list(Path(tempfile.gettempdir()).glob(f"{STATES}*"))):
+        time.sleep(1)
+    state = max(states, key=lambda path: path.stat().st_mtime)
+    own = f"http://127.0.0.1:{settings.metrics_port}/metrics"
+    serve_page(state, settings.model_copy(update={"host": host}), own)
+    while state.exists():
+        time.sleep(1)
+
+
 def _get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  loopback
         return json.load(answer)
@@ -108,7 +128,7 @@ def _get(url: str) -> Any:
 def main() -> None:
     """Take the server's place, or check that it is ready."""
     parser = argparse.ArgumentParser(description="Serve every .mar of a folder in a container.")
-    parser.add_argument("what", choices=[*SERVERS, "ready"])
+    parser.add_argument("what", choices=[*SERVERS, "ready", "metrics"])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("/mnt/models"))
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104  a pod's network
     asked = parser.parse_args()
@@ -117,8 +137,11 @@ def main() -> None:
         if asked.what == "ready":
             ready(settings)
             return
+        if asked.what == "metrics":
+            metrics(settings, asked.host)
+            return
         models = models_in(asked.folder)
-        state = Path(tempfile.mkdtemp(prefix="fairlead-"))
+        state = Path(tempfile.mkdtemp(prefix=STATES))
         write_models(state, models)
         command, variables = SERVERS[asked.what](models, settings, state, asked.host)
     except (ValueError, OSError) as error:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import tune
 from pipeline.core.params import UserError
 from pipeline.fitting import batchsize
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.batchsize import Trial, largest, sensible, with_batch
+from pipeline.fitting.finding import completed
 from pipeline.fitting.fit import Job, Train, assemble, fit
-from pipeline.fitting.found import found
 from pipeline.fitting.space import Domain
+from pipeline.tuning.opening import given
 from tests.samples import params_of, spec_of, transform_of
 from tests.small import CPU, blobs, table_job
 from tests.test_job import written
@@ -116,7 +116,7 @@ def test_a_real_allocation_that_fails_is_told_from_other_errors() -> None:
 def test_series_are_tried_at_their_longest(tmp_path: Path) -> None:
     data = written(tmp_path, "series", 40, 1)
     batches = Batches(data.folder, 16, torch.device("cpu"), 1)
-    inputs, targets = batches.longest(16)
+    inputs, _ = batches.longest(16)
     assert inputs.shape[:2] == (16, 9)
     lengths = (~np.isnan(inputs.numpy())).any(2).sum(1)
     assert (np.sort(data.inputs.lengths)[-16:][::-1] - lengths).max() <= 1, (
@@ -133,18 +133,18 @@ def test_a_training_that_goes_on_takes_what_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, folder = job_of(tmp_path, lr=0), tmp_path / "state"
-    first = found(job, folder)
+    first = completed(job, folder)
     assert (first.train.batch_size, first.train.lr > 0) == (64, True)
     assert capsys.readouterr().out.count("\n") == 2
     assert json.loads((folder / "found.json").read_text()) == {"batch_size": 64, "lr": first.train.lr}
     monkeypatch.setattr(batchsize, "free", lambda: 1)
-    assert found(job, folder) == first
+    assert completed(job, folder) == first
     assert capsys.readouterr().out == ""
     given = dataclasses.replace(job, train=job.train.model_copy(update={"batch_size": 32, "lr": 0.1}))
-    assert found(given, tmp_path / "other") is given
+    assert completed(given, tmp_path / "other") is given
     assert not (tmp_path / "other").exists()
 
 
 def test_a_study_of_the_batch_size_does_not_begin_with_zero(tmp_path: Path) -> None:
     space = {"train.batch_size": Domain(choices=(16, 32)), "model.width": Domain(low=4, high=80)}
-    assert tune.given(space, job_of(tmp_path)) == {"model.width": 64}
+    assert given(space, job_of(tmp_path)) == {"model.width": 64}

@@ -1,4 +1,4 @@
-"""What cannot go together is refused by both checks, and before anything is fitted."""
+"""What cannot go together is refused by both checks, and before anything is fitted; of privacy see `test_privacy`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from pipeline.quickcheck import fits_schema
 from tests.small import blobs, table_job
 from tests.wrong import GIVEN, SCHEMA, refusal, written
 
-PRIVATE = {"privacy": {"epsilon": 3.0}}
+PARTS = {"processes": 2, "strategy": "fsdp"}
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.accumulate", {"model": {"family": "gan"}, "train": {"accumulate": 2}}),
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
-    ("compute.compile", {"train": PRIVATE, "compute": {"compile": True}}),
-    ("compute.checkpoint_activations", {"train": PRIVATE, "compute": {"checkpoint_activations": True}}),
     ("compute.checkpoint_activations", {"compute": {"compile": True, "checkpoint_activations": True}}),
-    ("train.batch_size", {"train": {**PRIVATE, "batch_size": 0}}),
+    ("compute.compile", {"compute": {"compile": True, "processes": 2}}),
+    ("train.batch_size", {"train": {"batch_size": 3}, "compute": {"processes": 4}}),
+    ("model.family", {"model": {"family": "gan"}, "compute": PARTS}),
+    ("train.l1", {"train": {"l1": 0.1}, "compute": PARTS}),
+    ("train.ema", {"train": {"ema": 0.9}, "compute": PARTS}),
+    ("train.unfreeze_every", {"train": {"unfreeze_every": 1}, "compute": PARTS}),
+    ("train.precision", {"train": {"precision": "16-mixed"}, "compute": PARTS}),
     ("train.precision", {"train": {"precision": "16-mixed"}, "compute": {"accelerator": "cpu"}}),
 )
 

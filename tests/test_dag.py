@@ -173,6 +173,17 @@ def test_the_test_split_is_read_by_evaluate_and_later_stages_alone() -> None:
     assert "test" in texts("pipeline/evaluate.py")
 
 
+def test_folds_are_read_by_augment_and_tune_alone_and_hold_what_is_not_the_test() -> None:
+    """That no sample of the test is in them, `test_folds` and the walk of loanapp see in the data."""
+    assert "data/prepare/folds" in outs("prepare")
+    readers = {stage for stage in STAGES for path in DAG["stages"][stage]["deps"]
+               if inside("data/prepare/folds", {path}) or inside(path, {"data/prepare/folds"})}  # fmt: skip
+    assert readers == {"augment", "tune"}
+    for file in ("pipeline/folds.py", "pipeline/tuning/folded.py", "pipeline/tuning/nested.py"):
+        assert not {text for text in texts(file) if text == "test" or "prepare/test" in text}
+        assert data_paths(file) <= {"data/prepare/folds"}
+
+
 def test_the_user_s_own_files_are_read_by_ingest_and_export_alone() -> None:
     """`export` takes the golden requests' raw bytes from them."""
     readers = {

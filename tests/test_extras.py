@@ -84,9 +84,9 @@ def test_a_family_needs_nothing_for_data_that_it_does_not_fit(asked: list[list[s
 def test_every_package_is_in_its_extra_and_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    needed = {*extras.NEEDS.values(), *extras.FAMILIES.values()}
+    needed = {*extras.NEEDS.values(), *extras.FAMILIES.values(), extras.OPACUS}
     assert {package.name for package in needed} <= pinned
-    for extra in ("examples", "transfer"):
+    for extra in ("examples", "transfer", "privacy"):
         listed = {re.split(r"[<>=]", name)[0] for name in project["optional-dependencies"][extra]}
         assert {package.name for package in needed if package.extra == extra} == listed
 
@@ -116,3 +116,19 @@ def test_make_repro_asks_before_the_stages_run() -> None:
     assert recipe is not None
     steps = [line.strip().lstrip("@") for line in recipe[1].splitlines()]
     assert steps.index("python -m pipeline.extras") < steps.index("dvc repro")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "extra"),
+    [
+        ("compute: {engine: ray}\n", "RAY", "ray"),
+        ("tracking: {studies: postgresql+pg8000://me@there/studies}\n", "POSTGRES", "postgres"),
+    ],
+)
+def test_clusters_and_databases_have_their_clients_installed(
+    asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, extra: str
+) -> None:
+    monkeypatch.setattr(extras, name, getattr(extras, name)._replace(module="no_such_module"))
+    (tmp_path / "params.yaml").write_text(f"data: {{source: mnist}}\n{text}")
+    assert extras.main() == 3
+    assert asked[0][-1] == f".[{extra}]"

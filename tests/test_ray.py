@@ -15,19 +15,27 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.augment import Augment, augment
+from pipeline.core.dataset import CHUNK, Dataset
 from pipeline.core.params import UserError
-from pipeline.engine import mapping, ray_cluster
+from pipeline.engine import mapping, ray_cluster, ray_data
 from pipeline.engine.ray_tasks import RayTasks, needs
 from pipeline.engine.tasks import Done, executor
 from pipeline.fitting.compute import Compute
+from pipeline.ingest import Ingest, ingest
 from pipeline.score import score
 from pipeline.score_plan import Asked
+from pipeline.sources import Data
+from pipeline.sources.images import ImageFolderSource
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.study import open_study
+from serving.inputs.spec import Transform
 from tests import postgres
 from tests.bundles import write_bundle
+from tests.conftest import digits, write_dataset, write_image_folder
 from tests.modalities import table_spec
+from tests.project import Project
 from tests.raywork import Work, told
 from tests.small import blobs, table_job
 from tests.stores import free_port
@@ -35,6 +43,21 @@ from tests.test_score import many
 
 pytestmark = pytest.mark.slow
 ROWS = 50_000
+
+
+def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in (f"127.0.0.1:{free_port()}", "127.0.0.1:x"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
+            list(mapping.on_ray(abs, [1], address))
+    with pytest.raises(UserError, match="joined from one of its own nodes"):
+        list(mapping.on_ray(abs, [1], "ray://127.0.0.1:10001"))
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    for start in (
+        lambda: list(mapping.on_ray(abs, [1])),
+        lambda: RayTasks(told, told, Compute(engine="ray")),
+    ):
+        with pytest.raises(UserError, match=r"needs the extra 'ray': pip install"):
+            start()
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +69,13 @@ def cluster() -> Iterator[Any]:
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
     found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: Any) -> Iterator[None]:
+    """One connection for tests that need none of their own."""
+    with ray_cluster.joined(cluster.address):
+        yield
 
 
 @pytest.fixture
@@ -198,7 +228,11 @@ SPACE = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "model.width": {"
 
 
 def test_a_study_on_a_cluster_is_that_of_one_process_though_a_node_and_the_database_die(
-    compute: Compute, doomed: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connected: None,
+    compute: Compute,
+    doomed: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lost: list[Done[Any, Any]] = []
@@ -232,11 +266,45 @@ def test_a_study_on_a_cluster_is_that_of_one_process_though_a_node_and_the_datab
         assert one[4] == pytest.approx(other[4], rel=1e-4)
 
 
+# Data
+
+
+def test_a_cluster_ingests_and_augments_the_very_same_bytes(
+    connected: None, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_data, "LARGE", 2)
+    write_image_folder(tmp_path / "raw", ("a", "b"), 9)
+    source = ImageFolderSource(Data(source="images", path=str(tmp_path / "raw")))
+    transform = Transform(mean=(0.1,), std=(0.3,))
+    images, labels = digits(CHUNK + 40, 5)
+    training = write_dataset(tmp_path / "train", images, labels)
+    made = Project(tmp_path)
+    for name, where in (("local", Compute()), ("ray", compute)):
+        assert ingest(source, Ingest(chunk=4), tmp_path / name / "ingest", where) == 18
+        assert augment(training, transform, Augment(factor=1), 7, tmp_path / name / "augment", where) == 2 * (
+            CHUNK + 40
+        )
+    assert made.digest("local") == made.digest("ray")
+    copies = Dataset(tmp_path / "ray/augment").inputs
+    assert not (copies[: CHUNK + 40] == copies[CHUNK + 40 :]).all((1, 2, 3)).any(), (
+        "every chunk was transformed"
+    )
+
+    (tmp_path / "raw/b/0003.png").write_bytes(b"no image")
+    told = []
+    for where in (Compute(), compute):
+        with pytest.raises(UserError, match=r"1 of 18 samples cannot be used:\n  b/0003\.png") as error:
+            ingest(source, Ingest(chunk=4), tmp_path / "bad", where)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
 # Scoring
 
 
 def test_a_node_that_dies_midway_costs_nothing(
-    cluster: Any, doomed: Callable[[], None], tmp_path: Path
+    connected: None, cluster: Any, doomed: Callable[[], None], tmp_path: Path
 ) -> None:
     given, bundle = many(tmp_path / "in.csv", ROWS), write_bundle(tmp_path / "b", table_spec(("no", "yes")))
     columns = {"keep": ("key",)}
@@ -254,18 +322,3 @@ def test_a_node_that_dies_midway_costs_nothing(
     thread.join(120)
     assert done[0]["samples"] == ROWS
     assert out.read_bytes() == (tmp_path / "local.parquet").read_bytes()
-
-
-def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in (f"127.0.0.1:{free_port()}", "127.0.0.1:x"):
-        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
-            list(mapping.on_ray(abs, [1], address))
-    with pytest.raises(UserError, match="joined from one of its own nodes"):
-        list(mapping.on_ray(abs, [1], "ray://127.0.0.1:10001"))
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    for start in (
-        lambda: list(mapping.on_ray(abs, [1])),
-        lambda: RayTasks(told, told, Compute(engine="ray")),
-    ):
-        with pytest.raises(UserError, match=r"needs the extra 'ray': pip install"):
-            start()

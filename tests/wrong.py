@@ -69,6 +69,12 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
     "found 200",
     "train: {lr: -1}": "'train.lr' must be at least 0 and at most 10; found -1",
+    "prepare: {folds: {number: 1}}": "'prepare.folds': number is 1, which leaves nothing to hold out against; 0 makes "
+    "none, 2 are the fewest; found {'number': 1}",
+    "prepare: {folds: {inner: 3}}": "'prepare.folds': inner is 3, and there are no folds for them to lie in; set "
+    "number, or inner to 0; found {'inner': 3}",
+    "tune: {nested: true, space: {train.lr: {low: 0.1, high: 1}}}": "'tune.nested' searches in folds within folds; "
+    "prepare.folds has number 0 and inner 0; make them 5 and 3, or nested false",
     "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
     "found {'val': 0.6, 'test': 0.6}",
     "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",
@@ -80,13 +86,13 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "seed: -1": "'seed' must be at least 0 and below 2147483648; found -1",
     "seed: seven": "'seed' must be a valid integer; found 'seven'",
     "tune: {space: {train.lr: {lwo: 1}}}": "unknown key 'tune.space.train.lr.lwo'; did you mean 'low'? "
-    "(allowed: low, high, log, choices)",
+    "(allowed: low, high, log, step, points, choices, when)",
     "tune: {space: {train.lr: {low: a, high: 1}}}": "'tune.space.train.lr.low' must be a valid integer or "
     "a valid number; found 'a'",
     "tune: {space: {train.lr: {choices: [[1]]}}}": "'tune.space.train.lr.choices.0' must be a valid boolean or "
     "a valid integer or a valid number or a valid string; found [1]",
     "tune: {space: {train.lr: 3}}": "'tune.space.train.lr' must hold keys with values "
-    "(allowed: low, high, log, choices); found 3",
+    "(allowed: low, high, log, step, points, choices, when); found 3",
     "tune: {space: {train.lr: {low: 1}}}": "'tune.space.train.lr': give either 'choices' or both 'low' and "
     "'high'; found {'low': 1}",
     "tune: {space: {train.lr: {low: 1, high: 2, choices: [1]}}}": "'tune.space.train.lr': give either 'choices' "
@@ -108,6 +114,54 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "tune: {space: {train: {low: 0.1, high: 0.2}}}": "tune.space: 'train' cannot be tuned; "
     "expected model.<name>, train.<name>",
     "tune: {space: {1: {low: 1, high: 2}}}": "'tune.space.1' must be a valid string; found 1",
+    "tune: {space: {train.lr: {choices: [1], points: 3}}}":
+    "'tune.space.train.lr': 'points' is of a range, not of 'choices'; found {'choices': [1], 'points': 3}",
+    "tune: {space: {model.width: {low: 1, high: 8, step: 2}}}":
+    "'tune.space.model.width': 'high' (8) must be a whole number of steps (2) above 'low' (1); found {'low': 1, "
+    "'high': 8, 'step': 2}",
+    "tune: {space: {train.lr: {low: 0.1, high: 1, step: 0.1, log: true}}}":
+    "'tune.space.train.lr': 'step' cannot go together with 'log'; found {'low': 0.1, 'high': 1, 'step': 0.1, "
+    "'log': True}",
+    "tune: {space: {train.lr: {low: 0.1, high: 1, points: 1}}}":
+    "'tune.space.train.lr.points' must be at least 2 and at most 1000; found 1",
+    "tune: {space: {model.width: {low: 1, high: 8, step: 0}}}":
+    "'tune.space.model.width': 'step' (0) must be above 0; found {'low': 1, 'high': 8, 'step': 0}",
+    "tune: {space: {model.heads: {choices: [2], when: {model.family: []}}}}":
+    "'tune.space.model.heads': 'when' gives no value of 'model.family'; found {'choices': [2], 'when': "
+    "{'model.family': []}}",
+    "tune: {space: {model.heads: {choices: [2], when: {model.family: [cnn]}}}}":
+    "tune.space: 'model.heads' hangs on 'model.family', which is not tuned; name a key of tune.space",
+    "tune: {space: {train.lr: {low: 0.1, high: 1, when: {model.depth: [1]}}, model.depth: {choices: [1]}}}":
+    "tune.space: 'train.lr' hangs on 'model.depth', which must come before it",
+    "tune: {space: {model.depth: {low: 1, high: 3}, train.lr: {low: 0.1, high: 1, when: {model.depth: [2, 4]}}}}":
+    "tune.space: 'train.lr' hangs on 'model.depth' being 4, which it never is",
+    "tune: {objectives: [val_loss, val_loss], pruner: none, space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.objectives' names one twice",
+    "tune: {objectives: [joules], space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.objectives' must hold val_loss: what is small or fast alone learns nothing",
+    "tune: {objectives: [val_loss, parameters], pruner: none, space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.objectives' names parameters, and all trials have the same, as tune.space holds no key of 'model'",
+    "tune: {objectives: [val_loss, joules], space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.pruner' is hyperband, and of several tune.objectives none says which trial is the worse; set it to "
+    "none",
+    "tune: {pruner: wilcoxon, space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.pruner' wilcoxon compares trials after 3 folds and so needs more; prepare.folds.number is 0; make it "
+    "5, or take hyperband",
+    "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1}}}":
+    "tune.space: 'train.lr' is a range, of which a grid needs 'points' or 'step'",
+    "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1, points: 13}}}":
+    "'tune.trials' is 12 and the grid of tune.space has 13 combinations; give as many trials, or fewer 'choices' "
+    "and 'points'",
+    "tune: {sampler: grid, space: {train.lr: {low: 0.1, high: 1, points: 400}, train.ema: {low: 0, high: 0.9, "
+    "points: 400}}}":
+    "tune.space has more than 10000 combinations, too many for a grid; take random",
+    "tune: {sampler: cma-es, space: {model.width: {choices: [8, 12]}}}":
+    "'tune.sampler' cma-es moves ranges, and tune.space holds choices alone; take tpe",
+    "tune: {sampler: cma-es, pruner: none, objectives: [val_loss, joules], space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.sampler' cma-es takes one objective; nsga-ii, tpe and gp take several",
+    "tune: {sampler: gp, trials: 1001, space: {train.lr: {low: 0.1, high: 1}}}":
+    "'tune.trials' is 1001: the time of a Gaussian process grows with the cube of them; at most 1000 with gp, or "
+    "take tpe",
 }  # fmt: skip
 BROKEN = {  # a whole file: all of the message
     "": "params.yaml must hold keys such as 'name:' and 'train:'; found an empty file",

@@ -9,7 +9,9 @@ import numpy as np
 
 from serving.inputs.spec import DataSpec
 
-CELLS = 1 << 21  # weights held at a time, so that memory does not grow with the test; metrics take some times as much
+CELLS = (
+    1 << 21
+)  # weights held at a time, so that memory does not grow with the test; metrics take some times as much
 
 
 @dataclass(frozen=True)

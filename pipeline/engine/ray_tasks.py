@@ -133,7 +133,8 @@ class RayTasks(Executor[T, R]):
         except failures.RuntimeEnvSetupError as told:
             raise UserError(f"Ray cannot set up a worker: {str(told).splitlines()[0]}") from None
         except failures.RayError as told:
-            return Done(task, lost=f"{type(told).__name__}: {str(told).strip().splitlines()[0]}")
+            reason = str(told).strip().splitlines()[0].partition(". ")[0]
+            return Done(task, lost=f"{type(told).__name__}: {reason}")
         return Done(task, result, error)
 
     def _tell_stuck(self) -> None:

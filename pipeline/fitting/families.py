@@ -12,18 +12,11 @@ from models import families
 from models.params import Model
 from models.served import Served
 from pipeline.core.params import UserError
+from pipeline.fitting.conditions import FAMILY, OWN
 from pipeline.fitting.fit import Job
 from pipeline.fitting.space import Plain, Space, override
 
-FAMILY, WIDTH, HEADS = "model.family", "model.width", "model.heads"
-OWN = {  # parameters that some families alone read
-    "model.kernel": ("cnn",),
-    "model.stride": ("cnn",),
-    "model.heads": ("transformer",),
-    "model.bidirectional": ("rnn", "lstm", "gru"),
-    "model.latent": ("autoencoder", "gan"),
-    "model.variational": ("autoencoder",),
-}
+WIDTH, HEADS = "model.width", "model.heads"
 
 
 def named(space: Space) -> tuple[str, ...]:
@@ -90,9 +83,12 @@ def compared(trials: Iterable[FrozenTrial]) -> dict[str, dict[str, Any]]:
             continue
         entry = found.setdefault(str(trial.params[FAMILY]), {"best": None, "trials": 0, "finished": 0})
         entry["trials"] += 1
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
+        if trial.state == TrialState.COMPLETE:
+            loss = trial.user_attrs.get(
+                "val_loss", trial.values[0]
+            )  # the first of several objectives may be another
             entry["finished"] += 1
-            entry["best"] = trial.value if entry["best"] is None else min(entry["best"], trial.value)
+            entry["best"] = loss if entry["best"] is None else min(entry["best"], loss)
     ranked = sorted(found.items(), key=lambda item: (item[1]["best"] is None, item[1]["best"] or 0.0))
     return dict(ranked)
 

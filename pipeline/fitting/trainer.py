@@ -7,13 +7,17 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from models.together import everyone, locals_here
 from pipeline.core.params import UserError
+from pipeline.fitting import groups
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.precision import precision_of_trainer
 from pipeline.fitting.settings import Job
@@ -22,10 +26,15 @@ SMALL = 64 * 64  # values of one input up to which one thread does the work
 
 
 class Epochs(Callback):
-    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it."""
+    """Re-seeds at each epoch, so that a resumed epoch draws what the undisturbed one drew; reports it.
 
-    def __init__(self, seed: int, hooks: list[EpochHook]) -> None:
-        self.seed, self.hooks, self.began = seed, hooks, 0.0
+    `joules` are those of all processes since the report before; `more` gives further metrics.
+    """
+
+    def __init__(
+        self, seed: int, hooks: list[EpochHook], meter: Meter, more: Callable[[], dict[str, float]] = dict
+    ) -> None:
+        self.seed, self.hooks, self.meter, self.more, self.began = seed, hooks, meter, more, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed every generator from the seed and the epoch."""
@@ -38,6 +47,8 @@ class Epochs(Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["seconds"] = time.perf_counter() - self.began
+        metrics["joules"] = sum(map(float, everyone(torch.tensor(self.meter.joules(), dtype=torch.float64))))
+        metrics |= self.more()
         for hook in self.hooks:
             hook(trainer.current_epoch, metrics)
 
@@ -58,7 +69,8 @@ def threads_for(job: Job) -> int:
     """
     small = math.prod(job.spec.input_shape) <= SMALL and job.model.family != "transfer"
     part = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return 1 if small else int(part) if part.isdecimal() and int(part) else os.cpu_count() or 1
+    given = int(part) if part.isdecimal() else 0
+    return 1 if small else given or max(1, (os.cpu_count() or 1) // locals_here())
 
 
 def device_of(compute: Compute) -> torch.device:
@@ -78,12 +90,13 @@ def device_of(compute: Compute) -> torch.device:
 def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     """A Trainer with nothing in its loop that we do not use."""
     device = device_of(job.compute)
+    own_clipping = job.spec.task == "generation" or job.train.privacy.epsilon > 0
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        **groups.devices(job),
         max_epochs=job.train.max_epochs,
         accumulate_grad_batches=job.train.accumulate,
-        gradient_clip_val=None if job.spec.task == "generation" else job.train.gradient_clip or None,
+        gradient_clip_val=None if own_clipping else job.train.gradient_clip or None,
         deterministic="warn" if device.type == "cuda" else True,
         callbacks=callbacks,
         logger=False,

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pipeline.core.params import UserError
 from pipeline.sources.base import Chunk, Data, Request
 from serving.inputs.body import BadInput
 from serving.inputs.image import decode_image, encode_png
-from serving.inputs.spec import DataSpec
+from serving.inputs.spec import DataSpec, ImageInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 CONTENT_TYPES = {b"\x89PNG": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
@@ -33,6 +34,49 @@ class RawImage:
     raw: bytes
     label: int
     unreadable: str = ""  # why the raw bytes could not be had
+
+
+def decoded(raws: Iterable[RawImage], image: ImageInput) -> tuple[Chunk, list[str]]:
+    """A chunk of images, and what is wrong with those that cannot be used."""
+    arrays, used, bad = [], [], []
+    for sample in raws:
+        if sample.unreadable:
+            bad.append(f"{sample.origin}: cannot be read: {sample.unreadable}")
+            continue
+        try:
+            arrays.append(decode_image(sample.raw, image))
+            used.append(sample)
+        except BadInput as error:
+            bad.append(f"{sample.origin}: {error}")
+    empty = np.zeros((0, image.channels, image.height, image.width), np.uint8)
+    chunk = Chunk(
+        {"image": np.stack(arrays) if arrays else empty,
+         "label": np.array([sample.label for sample in used], np.int64)},
+        [sample.origin for sample in used],
+        [hashlib.sha256(sample.raw).hexdigest() for sample in used],
+    )  # fmt: skip
+    return chunk, bad
+
+
+class Files(NamedTuple):
+    """Images of a folder that are to be read and decoded, wherever: their paths below it, their classes."""
+
+    root: Path
+    image: ImageInput
+    named: list[tuple[str, int]]
+
+
+def read_files(files: Files) -> tuple[Chunk, list[str]]:
+    """Read and decode; what cannot be used is told."""
+    return decoded((raw_image(files.root, origin, label) for origin, label in files.named), files.image)
+
+
+def raw_image(root: Path, origin: str, label: int) -> RawImage:
+    """One file as it is."""
+    try:
+        return RawImage(origin, (root / origin).read_bytes(), label)
+    except OSError as error:  # reported together with the files that cannot be decoded
+        return RawImage(origin, b"", label, error.strerror or str(error))
 
 
 class ImageSource(ABC):
@@ -67,24 +111,9 @@ class ImageSource(ABC):
             yield self._decode(raws, bad)
 
     def _decode(self, raws: list[RawImage], bad: list[str]) -> Chunk:
-        arrays, used = [], []
-        for sample in raws:
-            if sample.unreadable:
-                bad.append(f"{sample.origin}: cannot be read: {sample.unreadable}")
-                continue
-            try:
-                arrays.append(decode_image(sample.raw, self.data.image))
-                used.append(sample)
-            except BadInput as error:
-                bad.append(f"{sample.origin}: {error}")
-        image = self.data.image
-        empty = np.zeros((0, image.channels, image.height, image.width), np.uint8)
-        return Chunk(
-            {"image": np.stack(arrays) if arrays else empty,
-             "label": np.array([sample.label for sample in used], np.int64)},
-            [sample.origin for sample in used],
-            [hashlib.sha256(sample.raw).hexdigest() for sample in used],
-        )  # fmt: skip
+        chunk, wrong = decoded(raws, self.data.image)
+        bad += wrong
+        return chunk
 
     def requests(self, origins: Collection[str]) -> dict[str, tuple[Request, ...]]:
         """The raw bytes of some samples as a client sends them, alone or as base64 in JSON."""
@@ -193,22 +222,26 @@ class ImageFolderSource(ImageSource):
         Raises:
             UserError: there are none, or a name is not UTF-8.
         """
+        for origin, label in self._named():
+            yield raw_image(self._root, origin, label)
+
+    def _named(self) -> Iterator[tuple[str, int]]:
         empty = True
         for label, name in enumerate(self.classes):
             for file in self._files(name):
                 empty = False
                 self._check_name(file)
-                yield self._sample(f"{name}/{file}", label)
+                yield f"{name}/{file}", label
         if empty:
             raise UserError(
                 f"no samples found in {self._root}; expected <class>/*.png, *.jpg or *.jpeg below it"
             )
 
-    def _sample(self, origin: str, label: int) -> RawImage:
-        try:
-            return RawImage(origin, (self._root / origin).read_bytes(), label)
-        except OSError as error:  # reported together with the files that cannot be decoded
-            return RawImage(origin, b"", label, error.strerror or str(error))
+    def parts(self, size: int) -> Iterator[Files]:
+        """The chunks that `chunks` gives, unread, each for whoever reads it."""
+        named = self._named()
+        while part := list(islice(named, size)):
+            yield Files(self._root.absolute(), self.data.image, part)
 
     def read(self, origins: Collection[str]) -> dict[str, bytes]:
         """The files' own bytes; an origin is a path below the root."""

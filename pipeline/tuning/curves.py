@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.tuning.trial import Report
+from pipeline.tuning.task import Report
 
 Key = tuple[int, int]  # fold and epoch
 

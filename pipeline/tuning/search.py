@@ -14,23 +14,22 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.engine.tasks import Executor, Work, executor
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.conditions import drawn
 from pipeline.fitting.fit import Job
 from pipeline.fitting.trainer import device_of
 from pipeline.tuning.budget import Budget
+from pipeline.tuning.constraints import constrain
 from pipeline.tuning.curves import Curves
 from pipeline.tuning.progress import Progress
-from pipeline.tuning.pruners import PRUNERS
-from pipeline.tuning.samplers import SAMPLERS
+from pipeline.tuning.pruners import asked_again, point, pruner_of
+from pipeline.tuning.samplers import sampler_of, trials_at_most
 from pipeline.tuning.settings import Tune
-from pipeline.tuning.study import ended, unfinished
-from pipeline.tuning.trial import METRIC, Outcome, Report, Task, run_trial, settled
+from pipeline.tuning.study import ALONE, LOST, ended, unfinished
+from pipeline.tuning.task import METRIC, Outcome, Report, Task
+from pipeline.tuning.trial import run_trial, settled
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 LOSSES = 3  # of one trial, with no epoch in between, after which it is taken for the cause
-ALONE, LOST = (
-    "alone",
-    "lost",
-)  # notes with a trial: it runs in the stage's own process; how often it was lost, and at which epoch
 After = Callable[[FrozenTrial, list[dict[str, float]]], None]  # a trial that ended, and its epochs
 
 
@@ -67,10 +66,11 @@ class Coordinator:
         self.live: dict[int, Trial] = {}
         self.curves = Curves(plan.folder)
         past = ended(study)
-        self.budget = Budget(study, plan.settings, plan.settings.trials, joules_spent(past))
+        trials = trials_at_most(study, plan.settings, plan.seed)
+        self.budget = Budget(study, plan.settings, trials, joules_spent(past))
         self.shown = Progress(self.budget, dict(Counter(each.state for each in past)), lowest(past))
-        reports = plan.settings.max_epochs if len(plan.jobs) <= 1 else len(plan.jobs)
-        study.pruner = PRUNERS[plan.settings.pruner](plan.settings, reports)
+        study.pruner = pruner_of(plan.settings, len(plan.jobs))
+        study.sampler = sampler_of(study, plan.settings, plan.seed)
 
     def run(self) -> None:
         """Go on with what was interrupted, then begin trials until the budget is spent; wait for all of them."""
@@ -121,17 +121,17 @@ class Coordinator:
 
     def begin(self, trial: Trial | None) -> Task:
         """The task of the next trial, or of one to go on with; its values are stored before it is handed out."""
-        settings = self.plan.settings
-        number = trial.number if trial else next_number(self.study)
-        self.study.sampler = SAMPLERS[settings.sampler](settings, self.plan.seed, number)
-        asked = trial or self.study.ask()
-        values = {name: domain.suggest(asked, name) for name, domain in settings.space.items()}
+        settings, asked = self.plan.settings, trial or self.study.ask()
+        values = drawn(settings.space, lambda name, domain: domain.suggest(asked, name))
         jobs = tuple(settled(job, values, settings.space) for job in self.plan.jobs)
         self.live[asked.number] = asked
         self.curves.open(asked.number)
         epochs = settings.max_epochs * max(1, len(jobs))
         self.shown.began(asked.number, values, epochs, self.curves.told(asked.number))
-        return Task(asked.number, jobs, self.plan.folder / str(asked.number), values=values)
+        return Task(
+            asked.number, jobs, self.plan.folder / str(asked.number), values=values,
+            most=settings.constraints.parameters, timed=settings.times,
+        )  # fmt: skip
 
     def answer(self, task: Task, report: Report) -> bool:
         """Keep an epoch, first on disk, then in the study; True where the trial is to be pruned.
@@ -142,25 +142,26 @@ class Coordinator:
         self.shown.epoch(task.number, self.curves.told(task.number), report.metrics[METRIC])
         if math.isnan(report.metrics[METRIC]):
             return False  # the worker ends the trial as failed
-        return self.prune(self.live[task.number], report)
-
-    def prune(self, trial: Trial, report: Report) -> bool:
-        """Tell the pruner; True where the trial is to end."""
-        if len(self.plan.settings.objectives) > 1:
+        trial, told = self.live[task.number], self.curves.live[task.number]
+        at = point(self.plan.settings, len(self.plan.jobs), report, told)
+        if at is None:
             return False
-        trial.report(report.metrics[METRIC], report.epoch + 1)
-        return trial.should_prune()
+        again = at.step in trial.storage.get_trial(trial._trial_id).intermediate_values
+        trial.report(at.value, at.step)
+        return asked_again(trial, at.value) if again else trial.should_prune()
 
     def end(self, task: Task, outcome: Outcome) -> None:
         """Tell the study how a trial ended; what it left is removed after that."""
-        trial = self.live.pop(task.number)
-        for name, value in {**self.curves.spent(task.number), **outcome.measures}.items():
+        trial, settings = self.live.pop(task.number), self.plan.settings
+        measures = {**outcome.measures, **self.curves.spent(task.number)}
+        self.budget.joules += measures["joules"]
+        for name, value in measures.items():
             trial.set_user_attr(name, value)
+        constrain(trial, measures, settings.constraints)
         if outcome.reason:
             trial.set_user_attr("reason", outcome.reason)
-        values = (
-            [outcome.measures[name] for name in self.plan.settings.objectives] if outcome.measures else None
-        )
+        whole = outcome.state == "complete"
+        values = [measures[name] for name in settings.objectives] if whole else None
         told = self.study.tell(trial, values, state=STATES[outcome.state])
         shutil.rmtree(task.folder, ignore_errors=True)
         curve = self.curves.close(task.number)
@@ -199,12 +200,6 @@ def count_loss(trial: Trial, epochs: int) -> None:
     """Count that a trial was lost with its process; those before its last epoch are forgiven, as it gets on."""
     count, told = trial.user_attrs.get(LOST, [0, epochs])
     trial.set_user_attr(LOST, [count + 1 if told == epochs else 1, epochs])
-
-
-def next_number(study: optuna.Study) -> int:
-    """The number of the trial that is asked next: the first that waits, or a new one."""
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return waiting[0].number if waiting else len(study.get_trials(deepcopy=False))
 
 
 def joules_spent(trials: list[FrozenTrial]) -> float:

@@ -12,6 +12,7 @@ from pipeline.fitting.space import Space
 Objective = Literal["val_loss", "latency_ms", "parameters", "joules"]
 Sampler = Literal["grid", "random", "quasi-random", "tpe", "gp", "cma-es", "nsga-ii"]
 Pruner = Literal["none", "median", "halving", "hyperband", "wilcoxon"]
+FIRST_FOLDS = 3  # after which Wilcoxon's test can tell anything
 
 
 class Constraints(Section):
@@ -66,3 +67,8 @@ class Tune(Section):
     space: Space = Field(
         default_factory=dict, description="Dotted keys of 'model' and 'train' with what they may be."
     )
+
+    @property
+    def times(self) -> bool:
+        """True where the time of an answer counts."""
+        return bool(self.constraints.latency_ms) or "latency_ms" in self.objectives

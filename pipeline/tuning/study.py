@@ -9,25 +9,39 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core.params import UserError
+from pipeline.fitting.space import Plain
+from pipeline.tuning.constraints import keep, unmet
+from pipeline.tuning.pareto import ranked
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SECONDS = "seconds"  # of searching, kept with the study
+ALONE, LOST = NOTES = (
+    "alone",
+    "lost",
+)  # of a trial: runs in the stage's own process; how often lost, at which epoch
 
 
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
     """Open or create a study; what a kill left running is still there, with its values and its reports."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", "The reported value is ignored"
-    )  # an epoch that is told again after a kill
-    return optuna.create_study(
+    # An epoch is told again where its worker was killed before it wrote the checkpoint.
+    warnings.filterwarnings("ignore", "The reported value is ignored")
+    study = optuna.create_study(
         study_name=name,
         storage=opened(storage),
         directions=[StudyDirection.MINIMIZE] * len(settings.objectives),
         load_if_exists=True,
     )
+    keep(study, settings)
+    return study
+
+
+def ask_first(study: optuna.Study, given: list[Plain]) -> None:
+    """Have these values asked before any other; those that a kill left out are added."""
+    for values in given[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(values)
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
@@ -46,13 +60,15 @@ def seconds_spent(study: optuna.Study) -> float:
 
 
 def best(study: optuna.Study) -> FrozenTrial:
-    """The best finished trial.
+    """The best finished trial: of one objective the lowest, of several the lowest validation loss on the front.
 
     Raises:
-        UserError: none finished; says why the last one failed.
+        UserError: none finished; says why the last one failed, or which constraint none keeps.
     """
-    if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
-        return study.best_trial
+    if found := ranked(study):
+        return found[0]
+    if any(broken > 0 for t in ended(study) for broken in t.constraints.values()):
+        raise UserError(f"{unmet(study)} (study '{study.study_name}')")
     reasons = [t.user_attrs["reason"] for t in ended(study) if "reason" in t.user_attrs]
     raise UserError(
         f"no trial of the study '{study.study_name}' finished"

@@ -27,9 +27,7 @@ class Difference:
         return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 
 
-def differences(
-    values: np.ndarray, losses: np.ndarray | None, seed: int, block: int = 1
-) -> list[Difference]:
+def differences(values: np.ndarray, losses: np.ndarray | None, seed: int, block: int = 1) -> list[Difference]:
     """Each setting against the first, which is the given one; all intervals hold together with `CONFIDENCE`.
 
     A bootstrap of two levels. Samples are drawn with replacement, the same for all settings. Seeds are too few to be

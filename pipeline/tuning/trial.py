@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import statistics
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -17,55 +16,19 @@ from pipeline.core.stage import disk_full
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
+from pipeline.fitting.finding import completed
 from pipeline.fitting.fit import Job, fit
-from pipeline.fitting.found import found
+from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
+from pipeline.tuning.measures import latency_ms, parameters, parameters_of
+from pipeline.tuning.task import METRIC as METRIC
+from pipeline.tuning.task import Outcome as Outcome
+from pipeline.tuning.task import Report as Report
+from pipeline.tuning.task import Task as Task
 from serving.inputs.spec import read_json, write_json
 
-METRIC = "val_loss"
+SPREAD = "val_loss_spread"
 FAILURES = (RuntimeError, ValueError, MemoryError)  # that are the values' fault; anything else is ours
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs.
-
-    Args:
-        number: of the trial, in its study.
-        jobs: what to fit, with the trial's values: one for each fold, or one.
-        folder: its own, for checkpoints; what is found there is gone on with.
-        pruned: ask after each epoch whether to end.
-        values: of the trial, by the keys of the space; the jobs have them already.
-    """
-
-    number: int
-    jobs: tuple[Job, ...]
-    folder: Path
-    pruned: bool = True
-    values: Plain = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a task tells of an epoch; the answer is True where the trial is to end.
-
-    `seconds` and `joules` were spent since the report before.
-    """
-
-    fold: int
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-    joules: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: its measures (`val_loss`, `parameters`, ...), or why there are none."""
-
-    state: Literal["complete", "pruned", "failed"]
-    measures: dict[str, float] = field(default_factory=dict)
-    reason: str = ""
 
 
 class Pruned(Exception):
@@ -82,6 +45,9 @@ def settled(job: Job, values: Plain, space: Space) -> Job:
 def run_trial(task: Task, ask: Ask) -> Outcome:
     """Fit every fold; the trial's value is the mean of their last validation losses."""
     try:
+        if task.most and (count := parameters_of(task.jobs[0])) > task.most:
+            reason = f"not fitted: {count} parameters, and tune.constraints.parameters is {task.most}"
+            return Outcome("pruned", {"parameters": count}, reason)
         folds = [measured(task, fold, ask) for fold in range(len(task.jobs))]
     except Pruned:
         return Outcome("pruned")
@@ -90,10 +56,15 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
             raise
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
-        losses = [each[METRIC] for each in folds]
-        return Outcome("complete", {**folds[-1], METRIC: sum(losses) / len(losses)})
+        return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
     tidy()
     return outcome
+
+
+def over_folds(losses: list[float]) -> dict[str, float]:
+    """The value of a trial and, of several folds, their standard deviation."""
+    spread = {SPREAD: statistics.stdev(losses)} if len(losses) > 1 else {}
+    return {METRIC: statistics.fmean(losses), **spread}
 
 
 def measured(task: Task, fold: int, ask: Ask) -> dict[str, float]:
@@ -114,17 +85,21 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     """Fit one fold; a checkpoint that cannot be gone on from is thrown away."""
     folder, losses = task.folder / str(fold), Losses()
     resumed = any(folder.rglob("last.ckpt"))
-    job = found(task.jobs[fold], folder)
+    job = completed(task.jobs[fold], folder)
     hook = Reporter(task, fold, ask, losses)
+    callbacks: list[Callback] = [losses, *([SampleLosses(task.losses_of(fold))] if task.losses else [])]
     try:
-        fit(job, [hook], folder, [losses], best=False)
+        served = fit(job, [hook], folder, callbacks, best=False)
     except FAILURES:
         if hook.told or not resumed:
             raise
         shutil.rmtree(folder)
         losses.values.clear()
-        fit(job, [hook], folder, [losses], best=False)
-    return {METRIC: losses.values[-1]}
+        served = fit(job, [hook], folder, callbacks, best=False)
+    found = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
+    if task.timed and fold + 1 == len(task.jobs):
+        found["latency_ms"] = latency_ms(served, job)
+    return found
 
 
 class Losses(Callback):
@@ -157,7 +132,7 @@ class Reporter:
             ValueError: the loss is no number any more, or is infinite in the end.
         """
         now = time.perf_counter()
-        report, self.began = Report(self.fold, epoch, metrics, now - self.began, 0.0), now
+        report, self.began = Report(self.fold, epoch, metrics, now - self.began, metrics["joules"]), now
         self.losses.values.append(metrics[METRIC])
         self.told += 1
         over = self.ask(report)

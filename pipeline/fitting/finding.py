@@ -13,7 +13,7 @@ from serving.inputs.spec import read_json, write_json
 NAMES = ("batch_size", "lr")  # the rate is that of the batch size
 
 
-def found(job: Job, folder: Path | None = None) -> Job:
+def completed(job: Job, folder: Path | None = None) -> Job:
     """The job with a batch size and a learning rate: its own, or found where they are 0.
 
     With `folder`, that of a training's checkpoints, a training that goes on takes what it began with: another
