@@ -95,6 +95,7 @@ class Trial:
 
     def step(self, batch: Batch) -> None:
         """Forwards, backwards, and a step."""
+        self.task.size = self.task.rows = len(batch[1])
         with torch.autocast(self.device.type, enabled=self.half):
             loss = self.task.training_step(batch, 0)
         loss.backward()
