@@ -27,6 +27,7 @@ from benchmarks import (
     soak,
     throughput,
     training,
+    tuning,
 )
 
 ALL = {
@@ -45,6 +46,7 @@ ALL = {
     "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
