@@ -17,6 +17,7 @@ from benchmarks import (
     front,
     imbalance,
     memory,
+    privacy,
     quality,
     rareimages,
     road,
@@ -25,6 +26,7 @@ from benchmarks import (
     serving,
     soak,
     training,
+    tuning,
 )
 
 ALL = {
@@ -35,12 +37,14 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "privacy": privacy.run,
     "soak": soak.run,
     "rolling": rolling.run,
     "front": front.run,
     "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
