@@ -28,6 +28,7 @@ from benchmarks import (
     serving,
     soak,
     training,
+    tuning,
 )
 
 ALL = {
@@ -47,6 +48,7 @@ ALL = {
     "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

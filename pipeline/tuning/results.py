@@ -14,11 +14,13 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
+from pipeline.tuning.pareto import loss
 from pipeline.tuning.study import NOTES, ended
-from pipeline.tuning.trial import METRIC
+from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
 Curve = list[dict[str, float]]  # metrics, an epoch each
+MEASURES = (SPREAD, "parameters", "latency_ms", "joules")  # of trials, where they were taken
 
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
@@ -58,19 +60,28 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, value, best value so far, epochs, parameters."""
-    best, rows = float("inf"), []
-    for trial in ended(study):
-        whole = trial.state == TrialState.COMPLETE
-        value = float(trial.user_attrs.get(METRIC, trial.values[0])) if whole else float("inf")
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters."""
+    trials, best, rows = ended(study), float("inf"), []
+    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
+    for trial in trials:
+        value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
         shown = [number if number < float("inf") else "" for number in (value, best)]
+        seconds = round(trial.user_attrs.get("seconds", 0.0), 2)
+        found = [trial.user_attrs.get(name, "") for name in measured]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, len(trial.intermediate_values),
-             round(trial.user_attrs.get("seconds", 0.0), 2), *values]
-        )  # fmt: skip
-    write_csv(path, ["trial", "state", METRIC, "best", "epochs", "seconds", *space], rows)
+            [
+                trial.number,
+                trial.state.name.lower(),
+                *shown,
+                len(trial.intermediate_values),
+                seconds,
+                *found,
+                *values,
+            ]
+        )
+    write_csv(path, ["trial", "state", METRIC, "best", "epochs", "seconds", *measured, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
