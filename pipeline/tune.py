@@ -160,8 +160,8 @@ def tune() -> None:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
-    value = studies.best(study).user_attrs[METRIC]
-    estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
+        value = studies.best(study).user_attrs[METRIC]
+        estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
     found = Found(study, verdict, estimate)
     write(settings, job, found, recorder.run)
     recorder.run.finish()
