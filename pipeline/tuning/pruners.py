@@ -7,11 +7,13 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import NamedTuple
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -113,7 +115,9 @@ PRUNERS: dict[str, Build] = {
 
 def pruner_of(settings: Tune, folds: int) -> BasePruner:
     """The pruner of a whole study, whose trials fit so many folds."""
-    return PRUNERS[settings.pruner](settings, settings.max_epochs if folds <= 1 else folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PRUNERS[settings.pruner](settings, settings.max_epochs if folds <= 1 else folds)
 
 
 class Point(NamedTuple):
