@@ -17,7 +17,7 @@ from pipeline.core.params import UserError
 from pipeline.fitting.fit import Job
 from pipeline.fitting.space import Domain, Plain, Space
 from pipeline.tuning.measures import latency_ms, parameters_of
-from pipeline.tuning.pareto import front, ranked, written
+from pipeline.tuning.pareto import columns, front, ranked, written
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Constraints, Tune
 from pipeline.tuning.study import best
@@ -250,7 +250,19 @@ def test_the_front_is_what_nothing_betters_and_the_lowest_loss_of_it_is_taken(wo
         "latency_ms": found[0].values[0],
         "val_loss": found[0].values[1],
     }
-    assert written(study_of({}), ("val_loss",)) == []
+    shown = columns(study)
+    assert list(shown) == ["latency_ms", "front"]
+    assert set(shown["front"]) == expected
+    assert shown["latency_ms"] == {trial.number: trial.values[0] for trial in trials}
+
+
+def test_tables_show_what_is_constrained_and_which_trials_keep_it() -> None:
+    plain = study_of({})
+    assert (written(plain, ("val_loss",)), columns(plain)) == ([], {})
+    study = study_of({"parameters": 500})
+    shown, trials = columns(study), study.get_trials()
+    assert list(shown) == ["parameters", "feasible"]
+    assert shown["feasible"] == {t.number: "yes" if t.params["x"] <= 0.5 else "no" for t in trials}
 
 
 def test_the_front_is_of_trials_that_keep_the_constraints() -> None:

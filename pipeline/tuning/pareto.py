@@ -9,7 +9,7 @@ from __future__ import annotations
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.tuning.constraints import feasible
+from pipeline.tuning.constraints import LIMITS, OBJECTIVES, feasible
 from pipeline.tuning.task import METRIC
 
 
@@ -29,6 +29,24 @@ def ranked(study: Study) -> list[FrozenTrial]:
     finished = feasible(study.get_trials(states=(TrialState.COMPLETE,)))
     first = {trial.number for trial in study.best_trials}
     return sorted(finished, key=lambda trial: (trial.number not in first, loss(trial), trial.number))
+
+
+def columns(study: Study) -> dict[str, dict[int, str | float]]:
+    """What a table of trials shows beside their losses, by trial: what is constrained or made small, and the front."""
+    trials, noted = study.get_trials(deepcopy=False), study.user_attrs
+    limits, objectives = noted.get(LIMITS, {}), noted.get(OBJECTIVES, [METRIC])
+    found: dict[str, dict[int, str | float]] = {
+        name: {each.number: each.user_attrs[name] for each in trials if name in each.user_attrs}
+        for name in dict.fromkeys([*objectives, *limits])
+        if name != METRIC
+    }
+    if limits:
+        keeping = {each.number for each in feasible(trials)}
+        measured = [each.number for each in trials if each.constraints]
+        found["feasible"] = {number: "yes" if number in keeping else "no" for number in measured}
+    if len(objectives) > 1:
+        found["front"] = {each.number: "yes" for each in front(study)}
+    return found
 
 
 def written(study: Study, objectives: tuple[str, ...]) -> list[dict[str, float]]:

@@ -14,6 +14,7 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
+from pipeline.tuning.pareto import columns
 from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
@@ -54,6 +55,8 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
     for name, entry in families.compared(ended(study)).items():
         run.tags({f"family.{name}": f"best {METRIC} {entry['best']} of {entry['trials']} trials"})
     run.tags({f"best.{name}": str(value) for name, value in verdict.winner.values.items()})
+    if fronts := columns(study).get("front"):
+        run.tags({"front": ", ".join(f"trial {number}" for number in fronts)})
     run.tags({"verdict": verdict.word, "verdict.told": verdict.told})
     found = {} if verdict.winner.search is None else {METRIC: verdict.winner.search}
     run.metrics({**found, "trials": len(ended(study)), **verdict.metrics()})
@@ -62,9 +65,10 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
     """Write every trial as a row: number, state, value, best value so far, epochs, parameters.
 
-    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs.
+    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs; of constraints
+    and several objectives what they are about.
     """
-    best, rows, trials = float("inf"), list[list[Any]](), ended(study)
+    best, rows, trials, more = float("inf"), list[list[Any]](), ended(study), columns(study)
     folded = any(SPREAD in trial.user_attrs for trial in trials)
     for trial in trials:
         whole = trial.state == TrialState.COMPLETE
@@ -72,12 +76,13 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         best = min(best, value)
         shown = [number if number < float("inf") else "" for number in (value, best)]
         values = [trial.params.get(name, "") for name in space]
+        values = [*(column.get(trial.number, "") for column in more.values()), *values]
         rows.append(
             [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
              len(trial.intermediate_values), round(trial.user_attrs.get("seconds", 0.0), 2), *values]
         )  # fmt: skip
     counted = [SPREAD, "folds"] if folded else ["epochs"]
-    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *space], rows)
+    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *more, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
