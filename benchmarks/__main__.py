@@ -26,6 +26,7 @@ from benchmarks import (
     serving,
     soak,
     training,
+    tuning,
 )
 
 ALL = {
@@ -43,6 +44,7 @@ ALL = {
     "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,6 +14,7 @@ from pipeline.core.params import section
 from pipeline.core.project import Seed
 from pipeline.core.resampling import block_of
 from pipeline.core.stage import DATA, STATE, main, replacing
+from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.energy import country_of, spent, told
@@ -105,6 +106,7 @@ def write_nothing() -> None:
         write_best(folder, {}, {"trials": 0})
         (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
         write_finals(None, folder / "finals.csv")
+        write_csv(folder / "importances.csv", ["parameter", "importance"], [])
 
 
 def tell(found: Found, mlrun: tracking.Run) -> None:

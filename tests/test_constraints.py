@@ -251,9 +251,8 @@ def test_the_front_is_what_nothing_betters_and_the_lowest_loss_of_it_is_taken(wo
         "val_loss": found[0].values[1],
     }
     shown = columns(study)
-    assert list(shown) == ["latency_ms", "front"]
+    assert list(shown) == ["front"]
     assert set(shown["front"]) == expected
-    assert shown["latency_ms"] == {trial.number: trial.values[0] for trial in trials}
 
 
 def test_tables_show_what_is_constrained_and_which_trials_keep_it() -> None:
@@ -261,7 +260,7 @@ def test_tables_show_what_is_constrained_and_which_trials_keep_it() -> None:
     assert (written(plain, ("val_loss",)), columns(plain)) == ([], {})
     study = study_of({"parameters": 500})
     shown, trials = columns(study), study.get_trials()
-    assert list(shown) == ["parameters", "feasible"]
+    assert list(shown) == ["feasible"]
     assert shown["feasible"] == {t.number: "yes" if t.params["x"] <= 0.5 else "no" for t in trials}
 
 

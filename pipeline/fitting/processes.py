@@ -59,6 +59,10 @@ def fit_together(
     world = job.compute.processes
     if world == 1:
         return fit(job, hooks, checkpoints, callbacks)
+    if job.compute.engine == "ray":
+        from pipeline.engine.ray_train import fit_on_ray
+
+        return fit_on_ray(job, hooks, checkpoints, callbacks)
     check(job, world, world)
     told = Told(job, hooks, callbacks)
     with tempfile.TemporaryDirectory() as meeting:

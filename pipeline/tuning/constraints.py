@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.tuning.settings import Constraints, Tune
 
-LIMITS, OBJECTIVES = "limits", "objectives"  # notes with a study: constraints by name, and what is made small
+LIMITS = "limits"  # a note with a study: its constraints, by name
 
 
 def limits(constraints: Constraints) -> dict[str, float]:
@@ -18,9 +18,8 @@ def limits(constraints: Constraints) -> dict[str, float]:
 
 
 def keep(study: Study, settings: Tune) -> None:
-    """Note with a study what its trials must keep, and what their values are."""
+    """Note with a study what its trials must keep."""
     study.set_user_attr(LIMITS, limits(settings.constraints))
-    study.set_user_attr(OBJECTIVES, list(settings.objectives))
 
 
 def constrain(trial: Trial, measures: dict[str, float], constraints: Constraints) -> None:

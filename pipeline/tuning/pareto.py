@@ -9,7 +9,7 @@ from __future__ import annotations
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.tuning.constraints import LIMITS, OBJECTIVES, feasible
+from pipeline.tuning.constraints import LIMITS, feasible
 from pipeline.tuning.task import METRIC
 
 
@@ -31,20 +31,14 @@ def ranked(study: Study) -> list[FrozenTrial]:
     return sorted(finished, key=lambda trial: (trial.number not in first, loss(trial), trial.number))
 
 
-def columns(study: Study) -> dict[str, dict[int, str | float]]:
-    """What a table of trials shows beside their losses, by trial: what is constrained or made small, and the front."""
-    trials, noted = study.get_trials(deepcopy=False), study.user_attrs
-    limits, objectives = noted.get(LIMITS, {}), noted.get(OBJECTIVES, [METRIC])
-    found: dict[str, dict[int, str | float]] = {
-        name: {each.number: each.user_attrs[name] for each in trials if name in each.user_attrs}
-        for name in dict.fromkeys([*objectives, *limits])
-        if name != METRIC
-    }
-    if limits:
+def columns(study: Study) -> dict[str, dict[int, str]]:
+    """Columns of a table of trials, by number: which keep the constraints, and which are on the front, where either is."""
+    trials, found = study.get_trials(deepcopy=False), dict[str, dict[int, str]]()
+    if study.user_attrs.get(LIMITS):
         keeping = {each.number for each in feasible(trials)}
         measured = [each.number for each in trials if each.constraints]
         found["feasible"] = {number: "yes" if number in keeping else "no" for number in measured}
-    if len(objectives) > 1:
+    if len(study.directions) > 1:
         found["front"] = {each.number: "yes" for each in front(study)}
     return found
 

@@ -14,12 +14,13 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
-from pipeline.tuning.pareto import columns
+from pipeline.tuning.pareto import columns, loss
 from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
 Curve = list[dict[str, float]]  # metrics, an epoch each
+MEASURES = (SPREAD, "parameters", "latency_ms", "joules")  # of trials, where they were taken
 
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
@@ -63,26 +64,28 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, value, best value so far, epochs, parameters.
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
 
     Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs; of constraints
-    and several objectives what they are about.
+    and several objectives which trials keep them and which are on the front.
     """
-    best, rows, trials, more = float("inf"), list[list[Any]](), ended(study), columns(study)
+    trials, best, rows, kept = ended(study), float("inf"), list[list[Any]](), columns(study)
     folded = any(SPREAD in trial.user_attrs for trial in trials)
+    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
-        whole = trial.state == TrialState.COMPLETE
-        value = float(trial.user_attrs.get(METRIC, trial.values[0])) if whole else float("inf")
+        value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
         shown = [number if number < float("inf") else "" for number in (value, best)]
+        seconds = round(trial.user_attrs.get("seconds", 0.0), 2)
+        found = [trial.user_attrs.get(name, "") for name in measured]
+        found += [column.get(trial.number, "") for column in kept.values()]
         values = [trial.params.get(name, "") for name in space]
-        values = [*(column.get(trial.number, "") for column in more.values()), *values]
         rows.append(
             [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
-             len(trial.intermediate_values), round(trial.user_attrs.get("seconds", 0.0), 2), *values]
+             len(trial.intermediate_values), seconds, *found, *values]
         )  # fmt: skip
     counted = [SPREAD, "folds"] if folded else ["epochs"]
-    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *more, *space], rows)
+    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *kept, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
