@@ -25,6 +25,7 @@ from benchmarks import (
     serving,
     soak,
     training,
+    tuning,
 )
 
 ALL = {
@@ -41,6 +42,7 @@ ALL = {
     "canary": canary.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,11 +14,13 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
+from pipeline.tuning.pareto import loss
 from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
 Curve = list[dict[str, float]]  # metrics, an epoch each
+MEASURES = (SPREAD, "parameters", "latency_ms", "joules")  # of trials, where they were taken
 
 
 def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
@@ -60,24 +62,29 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, value, best value so far, epochs, parameters.
-
-    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs.
-    """
-    best, rows, trials = float("inf"), list[list[Any]](), ended(study)
-    folded = any(SPREAD in trial.user_attrs for trial in trials)
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters."""
+    trials, best, rows = ended(study), float("inf"), []
+    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
-        whole = trial.state == TrialState.COMPLETE
-        value = float(trial.user_attrs.get(METRIC, trial.values[0])) if whole else float("inf")
+        value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
         shown = [number if number < float("inf") else "" for number in (value, best)]
+        seconds = round(trial.user_attrs.get("seconds", 0.0), 2)
+        found = [trial.user_attrs.get(name, "") for name in measured]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
-             len(trial.intermediate_values), round(trial.user_attrs.get("seconds", 0.0), 2), *values]
-        )  # fmt: skip
-    counted = [SPREAD, "folds"] if folded else ["epochs"]
-    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *space], rows)
+            [
+                trial.number,
+                trial.state.name.lower(),
+                *shown,
+                len(trial.intermediate_values),
+                seconds,
+                *found,
+                *values,
+            ]
+        )
+    counted = "folds" if SPREAD in measured else "epochs"  # that were fitted
+    write_csv(path, ["trial", "state", METRIC, "best", counted, "seconds", *measured, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
