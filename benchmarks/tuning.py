@@ -33,7 +33,7 @@ from pipeline.tuning.trial import settled
 from serving.inputs.spec import Transform
 
 EPOCHS, REDUCTION = 27, 3  # of a whole trial
-SEEDS, TRIALS = int(os.environ.get("SEEDS", "5")), int(os.environ.get("TRIALS", "24"))
+SEEDS, TRIALS = int(os.environ.get("SEEDS", "5")), int(os.environ.get("TRIALS", "20"))
 SHARE, NEAR = 1 / 3, 1.02  # of the epochs of full trials; how near the target counts as reached
 ROWS, HELD = 800, 600  # samples in training and in validation
 SPACE = {
@@ -159,7 +159,7 @@ def asha(job: Job, folder: Path, most: int) -> Walk:
         run_config=tune.RunConfig(storage_path=str(folder), stop=Spent(), verbose=0),
     )  # fmt: skip
     ray.init(
-        num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error",
+        "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error",
         _node_ip_address="127.0.0.1",
     )  # fmt: skip
     try:
@@ -234,7 +234,10 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def run() -> dict[str, Any]:
     """Each search over some seeds."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }  # no reports, no tables on the screen
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     results = []
     for seed in range(SEEDS):

@@ -26,7 +26,6 @@ from serving.settings import ServerSettings
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
 BEYOND: dict[str, Any] = {"name": Name, "prepare": Prepare, "server": ServerSettings}
-
 TOGETHER: dict[str, Any] = {"tune": Tune, "prepare": Prepare}  # that may contradict each other
 
 

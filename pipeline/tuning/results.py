@@ -62,7 +62,10 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters."""
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
+
+    Of cross-validation the folds that were fitted stand in place of epochs.
+    """
     trials, best, rows = ended(study), float("inf"), []
     measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
