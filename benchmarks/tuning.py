@@ -234,7 +234,10 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def run() -> dict[str, Any]:
     """Each search over some seeds."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}  # no reports, no tables on the screen
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }  # no reports, no tables on the screen
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     results = []
     for seed in range(SEEDS):

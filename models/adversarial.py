@@ -10,6 +10,7 @@ import torch
 
 from models.gan import Generator
 from models.tasks import Batch, Supervised
+from models.together import everyone, interleaved, own_draws, place
 from serving.inputs.generation import HEAD, SEEDS, canonical
 
 BETAS = (0.5, 0.999)  # Radford et al., 2016: less momentum, as the other player moves
@@ -38,23 +39,28 @@ class Adversarial(Supervised):
         assert isinstance(net, Generator)
         return net
 
-    def _generated(self, labels: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(len(labels), self._generator().params.latent, device=labels.device)
-        return self._generator().images(labels, noise)
+    def _generated(self, labels: torch.Tensor, index: int) -> torch.Tensor:
+        rank, world = place()
+        count = len(labels) if world == 1 else self.whole(index)
+        noise = torch.randn(count, self._generator().params.latent, device=labels.device)
+        return self._generator().images(labels, noise[rank::world])
 
     def training_step(self, batch: Batch, index: int) -> None:  # type: ignore[override]
         """One step of the critic, then one of the generator."""
-        del index
         inputs, labels = batch
         generator, critic = self.optimizers()  # type: ignore[attr-defined]
-        real = self.augment(inputs).float() / 127.5 - 1
-        made = self._generated(labels)
-        found = self.critic(real, labels), self.critic(made.detach(), labels)
-        loss = (1 - found[0]).relu().mean() + (1 + found[1]).relu().mean()
+        real = self._augmented(inputs, index).float() / 127.5 - 1
+        made = self._generated(labels, index)
+        weight = self._weight(labels, index)
+        with own_draws(self._draws(index)):
+            found = self.critic(real, labels), self.critic(made.detach(), labels)
+        loss = ((1 - found[0]).relu().mean() + (1 + found[1]).relu().mean()) * weight
         self._step(critic, loss)
-        self._add("train_loss", loss.detach() * len(labels), len(labels))
+        self._note(loss, len(labels), index)
         self.critic.requires_grad_(False)
-        self._step(generator, -self.critic(made, labels).mean())
+        with own_draws(self._draws(-1 - index)):
+            answer = self.critic(made, labels)
+        self._step(generator, -answer.mean() * weight)
         self.critic.requires_grad_(True)
         for schedule in self.lr_schedulers():  # type: ignore[union-attr]
             schedule.step()  # type: ignore[call-arg]
@@ -80,8 +86,8 @@ class Adversarial(Supervised):
 
     def on_validation_epoch_end(self) -> None:
         """Log how far what is generated is from what is real, and the epoch's means."""
-        images = np.concatenate([inputs.cpu().numpy() for inputs, _ in self.seen])
-        labels = np.concatenate([numbers.cpu().numpy() for _, numbers in self.seen])
+        parts = [interleaved(everyone(torch.cat(part).cpu())) for part in zip(*self.seen, strict=True)]
+        images, labels = (part.numpy() for part in parts)
         self.seen.clear()
         loss, score = self.measure(labels, images, self._asked(labels).reshape(images.shape))
         for name, value in (("val_loss", loss), ("val_score", score)):

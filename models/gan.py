@@ -19,6 +19,7 @@ from models.initialisation import initialise
 from models.layers import PICTURE_NORMALISATIONS, activation
 from models.params import Model
 from models.recomputing import Block, Chain
+from models.together import summed
 from serving.inputs.generation import HEAD
 from serving.inputs.spec import DataSpec, Transform
 
@@ -122,8 +123,9 @@ class Critic(nn.Module):
     def spread(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """How far features (N, F) lie from the mean of their class in the batch, (N, 1), the same for all."""
         mine = nn.functional.one_hot(labels, self.embedding.num_embeddings).to(features.dtype)  # (N, K)
-        means = mine.T @ features / mine.sum(0).clamp(min=1)[:, None]
-        apart = (features - mine @ means).square().sum() / len(features)
+        means = summed(mine.T @ features) / summed(mine.sum(0)).clamp(min=1)[:, None]
+        total, count = (features - mine @ means).square().sum(), mine.sum()
+        apart = summed(total) / summed(count)
         return (apart + 1e-8).sqrt().expand(len(features), 1)
 
 

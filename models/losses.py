@@ -97,6 +97,12 @@ class Loss:
             self._weights = self._weights.to(out.device)
         return classification(out, targets, self._weights, given.label_smoothing, given.focal)
 
+    def mass(self, targets: torch.Tensor) -> torch.Tensor | int:
+        """What the mean of `training` divides by: the samples, or the weights of their classes (N,)."""
+        if self._weights is None or targets.ndim > 1:
+            return len(targets)
+        return self._weights.to(targets.device)[targets].sum()
+
     def plain(self, out: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits (N, K), or the squared error of scaled values (N, M)."""
         return classification(out, targets) if self._classifies else regression(out, targets)

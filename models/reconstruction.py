@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from models.autoencoder import Autoencoder
-from models.tasks import Batch, Supervised, everyone
+from models.tasks import Batch, Supervised
+from models.together import everyone, own_draws
 
 
 class Reconstruction(Supervised):
@@ -22,10 +23,12 @@ class Reconstruction(Supervised):
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """The error of one batch's reconstruction, a scalar."""
-        del index
         inputs, labels = batch
-        loss = self._net().loss(self.served.front(self.augment(inputs)), self.optimiser.divergence)
-        self._add("train_loss", loss.detach() * len(labels), len(labels))
+        inputs = self.served.front(self._augmented(inputs, index))
+        with own_draws(self._draws(index)):
+            loss = self._net().loss(inputs, self.optimiser.divergence)
+        loss = loss * self._weight(labels, index)
+        self._note(loss, len(labels), index)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:

@@ -13,18 +13,11 @@ from models.losses import Loss, each, l1
 from models.mixing import Mixer
 from models.optimiser import Optimiser
 from models.served import Served
+from models.sharding import is_sharded, shard
+from models.together import gathered, own_draws, place, rows_of
 from models.transfer import Transfer
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def everyone(value: torch.Tensor) -> list[torch.Tensor]:
-    """What each process gives, in order, on the device of this one's; shapes may differ."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, value.cpu())
-    return [part.to(value.device) for part in found]
 
 
 class Supervised(pl.LightningModule):
@@ -48,23 +41,77 @@ class Supervised(pl.LightningModule):
         self.served, self.optimiser, self.augment, self.steps = served, optimiser, augment, steps
         self.mix, self.loss = mix, Loss(optimiser, served.classifies, counts)
         self.totals: dict[str, torch.Tensor] = {}
+        self.size, self.rows = 0, 0  # samples in a batch of all processes, and in an epoch; they alone ask
+        self._seed = 0
         self._open(optimiser.opened(0))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """The loss of one augmented batch, a scalar."""
-        del index
+        """The loss of one augmented batch, a scalar: the mean of what all processes give is that of the whole batch."""
         inputs, targets = batch
-        inputs = self.augment(inputs)
+        inputs = self._augmented(inputs, index)
         if self.mix is not None:
-            inputs, targets = self.mix(inputs, targets)
-        loss = self.loss.training(self.served.raw(inputs).float(), self._scaled(targets))
-        self._add("train_loss", loss.detach() * len(targets), len(targets))
+            inputs, targets = self._mixed(inputs, targets, index)
+        with own_draws(self._draws(index)):
+            out = self.served.raw(inputs).float()
+        loss = self.loss.training(out, self._scaled(targets)) * self._weight(targets, index)
+        self._note(loss, len(targets), index)
         if self.optimiser.l1:
             loss = loss + self.optimiser.l1 * l1(w for w in self.served.parameters() if w.requires_grad)
         return loss
 
+    def whole(self, index: int) -> int:
+        """Samples in a batch of all processes."""
+        return min(self.size, self.rows - index * self.size)
+
+    def _augmented(self, inputs: torch.Tensor, index: int) -> torch.Tensor:
+        with rows_of(self.whole(index)):
+            augmented: torch.Tensor = self.augment(inputs)
+        return augmented
+
+    def _mixed(self, inputs: torch.Tensor, targets: torch.Tensor, index: int) -> Batch:
+        """This process's rows of the mixture of the whole batch."""
+        assert self.mix is not None
+        rank, world = place()
+        count = self.whole(index)
+        inputs, targets = self.mix(gathered(inputs, count), gathered(targets, count))
+        return inputs[rank::world], targets[rank::world]
+
+    def _weight(self, targets: torch.Tensor, index: int) -> torch.Tensor | float:
+        """What this process's mean loss counts by, so that the mean of all is that of the whole batch; 1 for one."""
+        world = place()[1]
+        if world == 1:
+            return 1.0
+        mass = self.loss.mass(targets)
+        if isinstance(mass, torch.Tensor):
+            whole = mass.clone()
+            distributed.all_reduce(whole)
+            return mass * world / whole
+        return mass * world / self.whole(index)
+
+    def _note(self, loss: torch.Tensor, count: int, index: int) -> None:
+        """Add a batch's weighted loss to the epoch's."""
+        world = place()[1]
+        share = count if world == 1 else self.whole(index) / world
+        self._add("train_loss", loss.detach() * share, count)
+
+    def _draws(self, index: int) -> int:
+        """A seed of its own for each step."""
+        return self._seed * 1_000_003 + index
+
+    def configure_model(self) -> None:
+        """Share the network out, where Lightning's strategy says that each process holds a part."""
+        if self.device_mesh is not None and not is_sharded(self.served.net):
+            shard(self.served.net, self.device_mesh["data_parallel"])
+
+    def setup(self, stage: str) -> None:
+        """Let all learn that will ever learn, as processes agree once on what they share."""
+        del stage
+        if place()[1] > 1:
+            self._open(self.optimiser.unfreeze)
+
     def on_train_epoch_start(self) -> None:
         """Let as many blocks of a pre-trained network learn as it is time for."""
+        self._seed = torch.initial_seed()
         self._open(self.optimiser.opened(self.current_epoch))
 
     def _open(self, blocks: int) -> None:
@@ -110,7 +157,7 @@ class Supervised(pl.LightningModule):
 
     def _gather(self) -> None:
         """Add up the totals of all processes, so that each logs, and stops by, the metrics of the whole."""
-        if distributed.is_available() and distributed.is_initialized():
+        if place()[1] > 1:
             for name in sorted(self.totals):  # in one order, as processes wait for each other
                 total = self.totals[name].contiguous()
                 distributed.all_reduce(total)

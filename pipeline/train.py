@@ -20,10 +20,11 @@ from pipeline.fitting.diagnoses import diagnose, report
 from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.energy import Meter, country_of, spent, told
 from pipeline.fitting.epochlog import EpochLog, read_log
-from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
 from pipeline.fitting.privacy import promised
+from pipeline.fitting.processes import fit_together, follow, follows
 from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
@@ -67,6 +68,9 @@ def open_run(job: Job, values: dict[str, Any], state: Path) -> tracking.Run:
 
 def run() -> None:
     """Run the stage."""
+    if follows():
+        follow()
+        return
     model, train, values = tuned(section("model", Model), section("train", Train))
     found, country = yaml.safe_load(BEST.read_text()), country_of()
     searched = {name: found.get(name, {}) for name in ("families", "finals")}
@@ -85,7 +89,7 @@ def run() -> None:
         looked_at = train.doctor and not train.privacy.epsilon  # of gradients without noise nothing is kept
         began = time.perf_counter()
         with log.bar:
-            served = fit(job, [log], state, [doctor] if looked_at else [])
+            served = fit_together(job, [log], state, [doctor] if looked_at else [])
         seconds = time.perf_counter() - began
     mlrun = recorder.run
     rows = read_log(state / "log.csv")

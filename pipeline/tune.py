@@ -17,6 +17,7 @@ from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.energy import country_of, spent, told
 from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import make_job
 from pipeline.fitting.ratefinder import with_rate
@@ -32,7 +33,7 @@ from pipeline.tuning.opening import RATE, find_study, given, open_run
 from pipeline.tuning.pareto import written
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.results import log_verdict, write_best, write_finals, write_table
-from pipeline.tuning.search import Coordinator, Plan
+from pipeline.tuning.search import Coordinator, Plan, joules_spent
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.trial import METRIC
 from pipeline.tuning.verdict import Verdict, judge, untested
@@ -48,6 +49,11 @@ class Found:
     study: optuna.Study
     verdict: Verdict
     estimate: Nested | None
+
+    @property
+    def energy(self) -> dict[str, float]:
+        """What all trials took, over all sessions."""
+        return spent(joules_spent(studies.ended(self.study)), country_of())
 
 
 def search(study: optuna.Study, plan: Plan, recorder: Recorder) -> None:
@@ -90,6 +96,7 @@ def write(settings: Tune, job: Job, found: Found, mlrun: tracking.Run) -> None:
         write_finals(found.verdict, folder / "finals.csv")
         draw(found.study, settings.objectives, found.verdict, folder)
         mlrun.files(folder, "tune")
+    mlrun.metrics(found.energy)
 
 
 def write_nothing() -> None:
@@ -110,8 +117,8 @@ def tell(found: Found, mlrun: tracking.Run) -> None:
     value = "" if winner.search is None else f", {METRIC} {winner.search:.4f}"
     print(
         f"tune: {len(trials)} trials ({states.count(TrialState.PRUNED)} pruned, "
-        f"{states.count(TrialState.FAIL)} failed) in {studies.seconds_spent(found.study):.0f} s; "
-        f"chosen: {winner.name}{value}"
+        f"{states.count(TrialState.FAIL)} failed) in {studies.seconds_spent(found.study):.0f} s "
+        f"with {told(found.energy)}; chosen: {winner.name}{value}"
     )
     print(f"tune: {found.verdict.told}")
     if found.estimate:
@@ -123,8 +130,15 @@ def tell(found: Found, mlrun: tracking.Run) -> None:
 
 
 def run() -> None:
-    """Run the stage."""
+    """Run the stage, one process at a time."""
+    with alone(STATE / "tune.lock", "this project is tuned"):
+        tune()
+
+
+def tune() -> None:
+    """Search, and write what was found."""
     settings = section("tune", Tune)
+    country_of()  # refuses one that is not known before anything is fitted
     model, train = section("model", Model), section("train", Train)
     check(settings.space, {"model": model, "train": train})
     train = train.model_copy(update={"max_epochs": settings.max_epochs, "patience": 0})
@@ -142,15 +156,12 @@ def run() -> None:
     jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    with (
-        alone(plan.folder.with_suffix(".lock"), f"the study {study.study_name} is searched"),
-        recorded(lambda: open_run(study)) as recorder,
-    ):
+    with recorded(lambda: open_run(study)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))
-    value = studies.best(study).user_attrs[METRIC]
-    estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
+        value = studies.best(study).user_attrs[METRIC]
+        estimate = nested.estimate(settings, job, value, find_study) if settings.nested else None
     found = Found(study, verdict, estimate)
     write(settings, job, found, recorder.run)
     recorder.run.finish()

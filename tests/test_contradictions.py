@@ -21,9 +21,16 @@ from pipeline.quickcheck import fits_schema
 from tests.small import blobs, table_job
 from tests.wrong import GIVEN, SCHEMA, refusal, written
 
+PARTS = {"processes": 2, "strategy": "fsdp"}
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.accumulate", {"model": {"family": "gan"}, "train": {"accumulate": 2}}),
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
+    ("train.batch_size", {"train": {"batch_size": 3}, "compute": {"processes": 4}}),
+    ("model.family", {"model": {"family": "gan"}, "compute": PARTS}),
+    ("train.l1", {"train": {"l1": 0.1}, "compute": PARTS}),
+    ("train.ema", {"train": {"ema": 0.9}, "compute": PARTS}),
+    ("train.unfreeze_every", {"train": {"unfreeze_every": 1}, "compute": PARTS}),
+    ("train.precision", {"train": {"precision": "16-mixed"}, "compute": PARTS}),
     ("train.precision", {"train": {"precision": "16-mixed"}, "compute": {"accelerator": "cpu"}}),
 )
 

@@ -1,130 +1,171 @@
-"""Several processes: each takes its share of the order of one, none waits in vain, metrics are those of all."""
+"""Several processes that train one model: what two give is what one gives, and none waits in vain or is left."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import socket
-from collections.abc import Callable
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
-import pytorch_lightning as pl
 import torch
-from torch import distributed, multiprocessing
 
-from pipeline.fitting.batches import Batches, Sampling
-from pipeline.fitting.fit import Job, assemble
-from tests.small import blobs, table_job
+from pipeline.core.params import UserError
+from pipeline.fitting.doctor import Doctor
+from pipeline.fitting.fit import Job
+from pipeline.fitting.processes import fit_together
+from tests.together import (
+    AGAIN,
+    JOBS,
+    WORLD,
+    everything,
+    fitted,
+    held,
+    in_two,
+    made,
+    rows_job,
+    with_processes,
+)
 
-WORLD = 2
-CPU = torch.device("cpu")
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
-def in_two(work: Callable[..., None], *args: Any) -> None:
-    """Run `work(rank, port, *args)` in two processes."""
-    multiprocessing.spawn(work, (free_port(), *args), nprocs=WORLD)
-
-
-def joined(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
+pytestmark = pytest.mark.slow
+TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
 
 
-def targets_of(batches: Batches) -> list[np.ndarray]:
-    return [inputs[:, 0].numpy() for inputs, _ in batches]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes gave, started once for all tests here."""
+    folder = tmp_path_factory.mktemp("two")
+    for job in JOBS.values():
+        job(folder)
+    in_two(everything, folder)
+    return folder
 
 
-def walk(rank: int, port: int, folder: Path) -> None:
-    """Note the batches of two epochs, for each sampling and for validation."""
-    joined(rank, port)
-    for name in ("none", "over", "under", "val"):
-        batches = made(folder, name)
-        for epoch in range(2):
-            batches.set_epoch(epoch)
-            found = targets_of(batches)
-            assert len(found) == len(batches)
-            np.savez(folder / f"{name}-{epoch}-{rank}.npz", *found)
-    distributed.destroy_process_group()
+@pytest.fixture(autouse=True)
+def inside(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two)
 
 
-def made(folder: Path, name: str) -> Batches:
+def shares(two: Path, name: str, epoch: int) -> list[list[np.ndarray]]:
+    found = []
+    for rank in range(WORLD):
+        with np.load(two / f"{name}-{epoch}-{rank}.npz") as kept:
+            found.append([kept[key] for key in kept.files])
+    return found
+
+
+@pytest.mark.parametrize("name", ["none", "over", "under", "val"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_shares_of_two_processes_are_the_batches_of_one(two: Path, name: str, epoch: int) -> None:
+    first, second = shares(two, name, epoch)
+    one = made(two, name)
+    one.set_epoch(epoch)
+    batches = [inputs[:, 0].numpy() for inputs, _ in one]
     if name == "val":
-        return Batches(folder / "val", 8, CPU)
-    sampling: Sampling = name  # type: ignore[assignment]
-    return Batches(folder / "train", 8, CPU, shuffle_seed=5, sampling=sampling)
+        rows = np.concatenate(batches)
+        assert sorted(np.concatenate([*first, *second])) == sorted(rows), "none twice, none left out"
+        return
+    assert len(first) == len(second) == len(batches), "a process would wait for ever"
+    for whole, even, odd in zip(batches, first, second, strict=True):
+        np.testing.assert_array_equal(even, whole[::2])
+        np.testing.assert_array_equal(odd, whole[1::2])
 
 
-def test_the_shares_of_two_processes_are_the_order_of_one(tmp_path: Path) -> None:
-    table_job(tmp_path, blobs(75, 0, share=0.2), blobs(49, 1), {})
-    in_two(walk, tmp_path)
-    for name in ("none", "over", "under", "val"):
-        for epoch in range(2):
-            shares = []
-            for rank in range(WORLD):
-                with np.load(tmp_path / f"{name}-{epoch}-{rank}.npz") as held:
-                    shares.append([held[key] for key in held.files])
-            assert len(shares[0]) == len(shares[1]), "a process would wait for ever"
-            one = made(tmp_path, name)
-            one.set_epoch(epoch)
-            rows = one._inputs.take(one.order())[:, 0].numpy()
-            first, second = (np.concatenate(share) for share in shares)
-            if name == "val":
-                assert sorted([*first, *second]) == sorted(rows), "none twice, none left out"
-                continue
-            np.testing.assert_array_equal(first, rows[::2][: len(first)])
-            again = np.append(rows, rows[: len(rows) % 2])[1::2]
-            np.testing.assert_array_equal(second, again[: len(second)])
-            assert len(rows) - len(first) - len(second) <= WORLD, "a last batch of one sample is left out"
+@pytest.mark.parametrize("name", JOBS)
+def test_two_processes_give_the_weights_of_one(two: Path, name: str) -> None:
+    one = fitted(JOBS[name](two), two / "one" / name)
+    first, second = (torch.load(two / f"{name}-{rank}.pt", weights_only=False) for rank in range(WORLD))
+    assert len(one["curves"]) == len(first["curves"])
+    for key, curve in ((key, [row[key] for row in one["curves"]]) for key in one["curves"][0]):
+        assert [row[key] for row in first["curves"]] == pytest.approx(curve, rel=1e-3, abs=1e-5), key
+    assert first["curves"] == second["curves"], "metrics are those of all"
+    assert first["looks"] == pytest.approx(one["looks"], rel=1e-3), "the doctor sees the gradient of all"
+    assert one["weights"].keys() == first["weights"].keys()
+    for key, weight in one["weights"].items():
+        torch.testing.assert_close(
+            first["weights"][key], weight, **TOLERANCE, msg=lambda told, key=key: f"{key}: {told}"
+        )
+        torch.testing.assert_close(first["weights"][key], second["weights"][key], rtol=0, atol=0)
 
 
-def fitted(rank: int, port: int, job: Job, folder: Path) -> None:
-    """Validate through Lightning's own DDP; note the metrics of this process."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank),
-                   "NODE_RANK": "0", "WORLD_SIZE": str(WORLD)}  # fmt: skip
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    task, train, val = assemble(job)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=WORLD, strategy="ddp", max_epochs=1, logger=False, use_distributed_sampler=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(task, train, val)
-    weights = torch.cat([value.flatten() for value in task.state_dict().values()])
-    names = ("train_loss", "val_loss", "val_score")
-    torch.save(([float(trainer.callback_metrics[name]) for name in names], weights), folder / f"{rank}.pt")
+def test_early_stopping_stopped_early(two: Path) -> None:
+    assert 1 < len(torch.load(two / "stopped-0.pt", weights_only=False)["curves"]) < 30
 
 
-@pytest.mark.slow
-def test_lightning_s_processes_log_what_one_process_finds(tmp_path: Path) -> None:
-    train, val = ((rows, rows[:, :1] + rows[:, 1:2]) for rows, _ in (blobs(120, 0), blobs(49, 1)))
-    job = table_job(tmp_path, train, val, {}, {"normalisation": "layer"})
-    in_two(fitted, job, tmp_path)
-    (metrics, weights), (others, same) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
-    assert metrics == others
-    torch.testing.assert_close(weights, same, rtol=0, atol=0)
-    alone, _, batches = assemble(job)
-    alone.load_state_dict(dict(zip(alone.state_dict(), split_like(weights, alone), strict=True)))
-    alone.eval()
-    found: dict[str, float] = {}
-    alone.log = lambda name, value: found.update({name: float(value)})  # type: ignore[method-assign, assignment]
-    with torch.no_grad():
-        for at, batch in enumerate(batches):
-            alone.validation_step(batch, at)
-    alone.on_validation_epoch_end()
-    assert metrics[1:] == pytest.approx([found["val_loss"], found["val_score"]], rel=1e-5)
+@pytest.mark.parametrize("name", [name for name in JOBS if name.endswith("in parts")])
+def test_each_process_holds_a_half_between_steps(two: Path, name: str) -> None:
+    (plain,) = torch.load(two / f"{name.removesuffix(' in parts')}-0.pt", weights_only=False)["parts"]
+    assert plain[0] == plain[1], "of DDP each holds all"
+    held = [torch.load(two / f"{name}-{rank}.pt", weights_only=False)["parts"] for rank in range(WORLD)]
+    ((mine, every),), ((other, _),) = held
+    assert every == plain[1]
+    assert mine + other == every
+    assert 0.4 < mine / every < 0.6
 
 
-def split_like(weights: torch.Tensor, task: torch.nn.Module) -> list[torch.Tensor]:
-    """A flat vector of weights in the shapes of a task's state."""
-    shapes = [value.shape for value in task.state_dict().values()]
-    parts = weights.split([shape.numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_training_that_was_broken_off_ends_like_the_undisturbed_one(two: Path, name: str) -> None:
+    one = fitted(rows_job(two), two / "one" / f"again-{name}")
+    again = torch.load(two / f"again-{name}-0.pt", weights_only=False)
+    assert [row["lr"] for row in again["curves"]] == [row["lr"] for row in one["curves"]][1:]
+    for key, weight in one["weights"].items():
+        torch.testing.assert_close(again["weights"][key], weight, **TOLERANCE)
+
+
+def children() -> list[psutil.Process]:
+    """Processes that train for this one."""
+    named = sorted((process.name, process.pid) for process in multiprocessing.active_children())
+    return [psutil.Process(pid) for name, pid in named if pid and name.startswith("train-")]
+
+
+def killed(job: Job, checkpoints: Path, note: Path) -> None:
+    """Train together, and be killed after the second epoch."""
+
+    def hook(epoch: int, _: dict[str, float]) -> None:
+        if epoch == 1:
+            note.write_text(" ".join(str(process.pid) for process in children()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fit_together(job, [hook], checkpoints, [Doctor()])
+
+
+def test_a_kill_leaves_no_process_and_loses_no_epoch(two: Path) -> None:
+    """The parent is killed after an epoch, then one of its processes after the next; one process ends the training."""
+    job, checkpoints, note = with_processes(rows_job(two, max_epochs=40), 2), two / "killed", two / "pids"
+    forked = multiprocessing.get_context("fork").Process(target=killed, args=(job, checkpoints, note))
+    forked.start()
+    forked.join(120)
+    assert forked.exitcode == -signal.SIGKILL
+    pids = [int(pid) for pid in note.read_text().split()]
+    assert len(pids) == WORLD
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+    epochs: list[int] = []
+
+    def hook(epoch: int, _: dict[str, float]) -> None:
+        epochs.append(epoch)
+        if len(epochs) == 2:
+            children()[1].kill()
+
+    with pytest.raises(UserError, match=r"process 1 of the 2 .* was killed \(SIGKILL\).*'dvc repro'"):
+        fit_together(job, [hook], checkpoints, [Doctor()])
+    assert epochs[0] >= 1, "what was done before the kill is not done again"
+    assert not children()
+    doctor, rest = Doctor(), []
+    served = fit_together(
+        with_processes(job, 1), [lambda epoch, _: rest.append(epoch)], checkpoints, [doctor]
+    )
+    assert rest[0] >= epochs[-1]
+    undisturbed = fitted(job, two / "one" / "killed")
+    assert doctor.facts.val_loss == pytest.approx(
+        [row["val_loss"] for row in undisturbed["curves"]], rel=1e-3
+    )
+    for key, weight in undisturbed["weights"].items():
+        torch.testing.assert_close(held(served)[key], weight, **TOLERANCE)

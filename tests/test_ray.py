@@ -9,11 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from pipeline.augment import Augment, augment
 from pipeline.core.dataset import CHUNK, Dataset
@@ -22,6 +24,8 @@ from pipeline.engine import mapping, ray_cluster, ray_data
 from pipeline.engine.ray_tasks import RayTasks, needs
 from pipeline.engine.tasks import Done, executor
 from pipeline.fitting.compute import Compute
+from pipeline.fitting.fit import fit
+from pipeline.fitting.processes import fit_together
 from pipeline.ingest import Ingest, ingest
 from pipeline.score import score
 from pipeline.score_plan import Asked
@@ -33,7 +37,7 @@ from pipeline.tuning.study import open_study
 from serving.inputs.spec import Transform
 from tests import postgres
 from tests.bundles import write_bundle
-from tests.conftest import digits, write_dataset, write_image_folder
+from tests.conftest import ROOT, digits, write_dataset, write_image_folder
 from tests.modalities import table_spec
 from tests.project import Project
 from tests.raywork import Work, told
@@ -264,6 +268,51 @@ def test_a_study_on_a_cluster_is_that_of_one_process_though_a_node_and_the_datab
         assert one[:3] == other[:3]
         assert one[3] == pytest.approx(other[3], rel=1e-4)
         assert one[4] == pytest.approx(other[4], rel=1e-4)
+
+
+# Training
+
+
+def test_processes_of_a_cluster_train_what_one_does_though_one_is_killed(
+    connected: None,
+    compute: Compute,
+    doomed: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = table_job(tmp_path / "data", blobs(96, 1), blobs(48, 2), {"max_epochs": 4})
+    alone = fit(job, [], tmp_path / "alone").state_dict()
+    job = replace(job, compute=compute.model_copy(update={"processes": 2}))
+    heard: list[int] = []
+
+    def hook(epoch: int, metrics: dict[str, float]) -> None:
+        heard.append(epoch)
+        if heard == [0, 1]:
+            killed = next(each for each in psutil.process_iter(["cmdline"]) if trains(each))
+            killed.kill()
+
+    together = fit_together(job, [hook], tmp_path / "together").state_dict()
+    assert heard in ([0, 1, 1, 2, 3], [0, 1, 2, 3]), "from the last checkpoint on"
+    for name, value in alone.items():
+        assert torch.allclose(value.float(), together[name].float(), rtol=1e-4, atol=1e-5), name
+    assert list((tmp_path / ".fairlead/ray").iterdir()) == []
+
+
+def trains(process: psutil.Process) -> bool:
+    """True for a process that Ray Train has started on this machine for this very test."""
+    names = " ".join(process.info["cmdline"] or [])
+    return "RayTrainWorker" in names and str(ROOT) in process.environ().get("PYTHONPATH", "")
+
+
+def test_more_processes_than_a_cluster_has_room_for_are_refused(
+    connected: None, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = table_job(tmp_path / "data", blobs(96, 1), blobs(48, 2), {})
+    job = replace(job, compute=compute.model_copy(update={"processes": 30}))
+    with pytest.raises(UserError, match="compute.processes is 30, and the Ray cluster of .* has room for"):
+        fit_together(job, [])
 
 
 # Data

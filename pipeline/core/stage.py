@@ -28,7 +28,7 @@ def keep_lock() -> None:
     """Copy `dvc.lock` while no one writes it, as DVC waits for this stage; `fairlead check` mends with it."""
     if LOCK.exists():
         STATE.mkdir(exist_ok=True)
-        fresh = LOCK_KEPT.with_suffix(".new")
+        fresh = LOCK_KEPT.with_suffix(f".{os.getpid()}.new")  # torchrun starts a stage several times
         shutil.copy(LOCK, fresh)
         fresh.replace(LOCK_KEPT)
 

@@ -56,6 +56,13 @@ class Desk:
             waiting.set_result(answer)
 
 
+def desk_beside(ray: Any) -> Any:
+    """A desk on the node of this process, so that it is lost only with it."""
+    node = ray.get_runtime_context().get_node_id()
+    beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(Desk).options(num_cpus=0, max_concurrency=QUEUED, scheduling_strategy=beside).remote()
+
+
 class RayTasks(Executor[T, R]):
     """Tasks on a Ray cluster that is joined, or started here; `compute.workers` at once, or as many as fit.
 
@@ -80,11 +87,7 @@ class RayTasks(Executor[T, R]):
         self._tasks: dict[int, T] = {}
         self._refs: dict[Any, int] = {}  # of what ran to its end, or did not
         self._number = 0
-        node = self._ray.get_runtime_context().get_node_id()
-        beside = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-        self._desk = self._ray.remote(Desk).options(
-            num_cpus=0, max_concurrency=QUEUED, scheduling_strategy=beside
-        ).remote()  # fmt: skip
+        self._desk = desk_beside(self._ray)
         self._stack.callback(self._ray.kill, self._desk)
         self._asked = self._desk.take.remote()
         self._remote = self._ray.remote(max_retries=0, **self._needs)(attempt)

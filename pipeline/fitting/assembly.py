@@ -9,10 +9,13 @@ from models.mixing import build as build_mixer
 from models.recomputing import recompute
 from models.reconstruction import Reconstruction
 from models.served import Served
+from models.sharding import state_of
 from models.tasks import Supervised
+from models.together import synchronise
 from models.transfer import Transfer
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
+from pipeline.fitting import groups
 from pipeline.fitting.augmentation import build as build_augmentation
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.contradictions import contradictions
@@ -45,9 +48,12 @@ def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batche
         raise UserError(str(error)) from None
     augment = build_augmentation(job.train.augmentation, job.spec, job.transform)
     given: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-    if job.compute.cache_features and fixed(served, augment, mix is not None, job.train.unfreeze):
-        given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
+    cached = job.compute.cache_features and not groups.shards(job.compute)
+    if cached and fixed(served, augment, mix is not None, job.train.unfreeze):
+        with groups.first_alone():
+            given = (features(served, job.train_folder, device), features(served, job.val_folder, device))
         served.lift()
+    synchronise(served, device)
     train = Batches(
         job.train_folder, job.train.batch_size, device,
         shuffle_seed=job.seed, sampling=job.train.sampling, inputs=given[0], secret=secret,
@@ -57,12 +63,20 @@ def assemble(job: Job, secret: Secret | None = None) -> tuple[Supervised, Batche
     counts = train.counts if job.spec.task == "classification" else None
     kind = private_task(job.spec.task) if secret else TASKS[job.spec.task]
     task = kind(served, job.train, augment, steps, mix, counts)
+    task.size, task.rows = train.size, train.rows
     if isinstance(task, Adversarial):
         task.measure, task.clip = Judge(Dataset(job.train_folder)).measure, job.train.gradient_clip
     if job.compute.checkpoint_activations:
         recompute(served.net)
     task.train()  # Lightning takes each module as it finds it, so that a frozen trunk may stay in evaluation mode
     return task, train, val
+
+
+def put_together(served: Served, job: Job) -> Served:
+    """The whole of a network of which each process holds a part."""
+    whole = Served(job.model, job.spec, job.transform)
+    whole.load_state_dict(state_of(served))
+    return whole
 
 
 def check_together(job: Job) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
+from models.together import drawn, place
 from pipeline.fitting import rows
 from serving.inputs.spec import DataSpec, Transform
 
@@ -57,8 +60,25 @@ class OnPixels(nn.Module):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (N, C, H, W) uint8 or float to float32 of the same shape and scale."""
-        out: torch.Tensor = self.steps(images.float() / 255) * 255
-        return out
+        out = images.float() / 255
+        for step in self.steps:
+            out = step(out, params=_own(step, out)) if place()[1] > 1 else step(out)
+        return out * 255
+
+
+def _own(step: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What kornia draws for the whole batch of all processes, of this one's images (N, C, H, W)."""
+    found: dict[str, torch.Tensor] = {}
+
+    def draw(count: int) -> torch.Tensor:
+        found.update(step.forward_parameters(torch.Size((count, *images.shape[1:]))))
+        return torch.arange(count)
+
+    mine = drawn(draw, len(images))
+    shape = found.pop("forward_input_shape")
+    whole = int(shape[0])
+    own = {name: value[mine] if len(value) == whole else value for name, value in found.items()}
+    return own | {"forward_input_shape": torch.tensor(images.shape)}
 
 
 def build(params: Augmentation, spec: DataSpec, transform: Transform) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import torch
-from torch import distributed
 
+from models.together import locals_here, place
 from pipeline.core.dataset import Dataset
 from pipeline.fitting.secret import Secret
 from serving.inputs.ragged import Ragged, filling
@@ -20,9 +21,10 @@ SHARE = 0.25  # of the free memory that a data set may take to be held there
 
 
 def _free_bytes(device: torch.device) -> int:
+    """Of a device, or of this process's share of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // locals_here()
 
 
 class Column:
@@ -40,14 +42,14 @@ class Column:
             self._lengths = torch.from_numpy(rows.lengths)
             longest = int(rows.lengths.max(initial=1))
             size = len(rows) * longest * values[:1].nbytes
-            if any(size < SHARE * _free_bytes(place) for place in (device, torch.device("cpu"))):
+            if any(size < SHARE * _free_bytes(where) for where in (device, torch.device("cpu"))):
                 values = rows.padded(self._fill)
             else:
                 self._offsets = np.asarray(rows.offsets)
         self._values: torch.Tensor | np.ndarray = values
-        for place in (device, torch.device("cpu")):
-            if values.nbytes < SHARE * _free_bytes(place):
-                self._values = torch.from_numpy(np.array(values)).to(place)
+        for where in (device, torch.device("cpu")):
+            if values.nbytes < SHARE * _free_bytes(where):
+                self._values = torch.from_numpy(np.array(values)).to(where)
                 break
 
     @property
@@ -60,21 +62,27 @@ class Column:
         """Where the numbers of rows to take should lie."""
         return self._values.device if isinstance(self._values, torch.Tensor) else torch.device("cpu")
 
-    def take(self, index: torch.Tensor) -> torch.Tensor:
-        """The rows (n, *shape) of some numbers; ragged ones padded at their end, (n, longest T, *shape)."""
+    def take(self, index: torch.Tensor, among: torch.Tensor | None = None) -> torch.Tensor:
+        """The rows (n, *shape) of some numbers; ragged ones padded at their end, (n, longest T, *shape).
+
+        The longest is that of the rows `among` which they are, so that several processes see one length.
+        """
+        longest = 1
+        if self._lengths is not None:
+            longest = max(int(self._lengths[(index if among is None else among).cpu()].max()), 1)
         if self._offsets is not None:
-            return self._gathered(index).to(self._device)
+            return self._gathered(index, longest).to(self._device)
         taken = self._pick(index)
         if self._lengths is not None:
-            taken = taken[:, : max(int(self._lengths[index.cpu()].max()), 1)].contiguous()
+            taken = taken[:, :longest].contiguous()
         return taken if taken.device == self._device else taken.to(self._device, non_blocking=True)
 
-    def _gathered(self, index: torch.Tensor) -> torch.Tensor:
+    def _gathered(self, index: torch.Tensor, longest: int) -> torch.Tensor:
         """Ragged rows from where they lie one after the other."""
         assert self._offsets is not None
         rows = index.cpu().numpy()
         lengths = (self._offsets[rows + 1] - self._offsets[rows])[:, None]
-        steps = np.arange(max(int(lengths.max()), 1))
+        steps = np.arange(longest)
         there = torch.from_numpy(steps < lengths)
         where = self._offsets[rows][:, None] + np.minimum(steps, np.maximum(lengths - 1, 0))
         taken = self._pick(torch.from_numpy(where).flatten())
@@ -98,7 +106,8 @@ class Batches:
 
     Lightning calls `set_epoch`, which it looks for on `batch_sampler`: the order of an epoch follows from the
     seed and the epoch's number alone, so a resumed run sees the batches of the undisturbed one. Of several processes
-    (torch.distributed) each takes its share of that order, sampled or not; `counts` are those of all.
+    (torch.distributed) each takes its share of every batch, sampled or not; `size` is that of a batch of training of
+    all of them, and of one process's of validation; `counts` are those of all.
     """
 
     def __init__(
@@ -114,7 +123,7 @@ class Batches:
         dataset = Dataset(folder)
         self._inputs = Column(dataset.inputs if inputs is None else inputs, device)
         self._targets = torch.from_numpy(dataset.targets).to(device)
-        self._size, self._seed, self.epoch, self._secret = size, shuffle_seed, 0, secret
+        self.size, self._seed, self.epoch, self._secret = size, shuffle_seed, 0, secret
         self.batch_sampler = self
         self.counts: torch.Tensor | None = None  # samples of each class (K,) that a pass shows
         self._classes: list[torch.Tensor] = []
@@ -134,37 +143,30 @@ class Batches:
     @property
     def rate(self) -> float:
         """The chance of a row to be in a batch."""
-        return min(self._size / self.rows, 1.0)
+        return min(self.size / self.rows, 1.0)
 
     def __len__(self) -> int:
         if self._secret is not None:
             return max(1, round(1 / self.rate))
-        full, rest = divmod(-(-self.rows // place()[1]), self._size)  # as many for every process
-        # A last batch of one sample has no variance for batch normalisation: training leaves it out.
-        return full + (rest > (self._seed is not None)) if full else 1
+        full, rest = divmod(self.rows, self._together)
+        return full + (rest >= self._least) if full else 1
+
+    @property
+    def _together(self) -> int:
+        """Samples in a full batch of all processes."""
+        return self.size * (1 if self._seed is not None else place()[1])
 
     def sizes(self) -> list[int]:
-        """How many samples of this process each batch of a training pass has."""
-        rows = -(-self.rows // place()[1])
-        return [min(self._size, rows - at * self._size) for at in range(len(self))]
+        """How many samples, of all processes together, each batch of a training pass has."""
+        return [min(self.size, self.rows - at * self.size) for at in range(len(self))]
 
-    def share(self) -> torch.Tensor:
-        """The rows of this pass for this process, in order: every so-many-th of `order`.
+    @property
+    def _least(self) -> int:
+        """Samples that make a last batch, so that each process has one of them.
 
-        In training the first rows are taken once more to make the shares equal; in validation no row is counted twice.
-
-        Raises:
-            ValueError: there are fewer rows than processes.
+        Fewer go to the batch before; training leaves them out, as one sample has no variance for batch normalisation.
         """
-        rank, world = place()
-        order = self.order()
-        if len(order) < world:
-            raise ValueError(f"{len(order)} samples are too few for {world} processes")
-        if world == 1:
-            return order
-        if self._seed is not None:
-            order = torch.cat([order, order[: -len(order) % world]])
-        return order[rank::world]
+        return max(place()[1], 2 if self._seed is not None else 1)
 
     def order(self) -> torch.Tensor:
         """The rows of this pass, in order."""
@@ -197,22 +199,24 @@ class Batches:
         if self._secret is not None:
             yield from self._drawn(self._secret)
             return
-        order = self.share()
+        order = self.order()
         here, there = order.to(self._inputs.place), order.to(self._targets.device)
-        # Processes wait for each other at every batch, so each makes as many, of validation smaller ones if need be.
-        sizes = [len(part) for part in here.split(self._size)]
-        if self._seed is None and len(sizes) < len(self):
-            sizes = [len(part) for part in here.tensor_split(len(self))]
-        pairs = zip(here.split(sizes), there.split(sizes), strict=True)
-        for _, (inputs, targets) in zip(range(len(self)), pairs, strict=False):
-            yield self._inputs.take(inputs), self._targets[targets]
+        rank, world = place()
+        for start, end in itertools.pairwise(self._bounds()):
+            mine = slice(start + rank, end, world)
+            yield self._inputs.take(here[mine], here[start:end]), self._targets[there[mine]]
 
+    def _bounds(self) -> list[int]:
+        """Where the batches of all processes begin in the order of this pass, and where the last one ends.
 
-def place() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+        Raises:
+            ValueError: there are fewer rows than processes.
+        """
+        if self.rows < place()[1]:
+            raise ValueError(f"{self.rows} samples are too few for {place()[1]} processes")
+        begin = [at * self._together for at in range(len(self))]
+        end = self.rows if self._seed is None else min(self.rows, begin[-1] + self._together)
+        return [*begin, end]
 
 
 def evened(counts: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -30,7 +30,36 @@ def _gan(values: Values) -> bool:
     return _get(values, "model.family") == "gan"
 
 
+def _number(values: Values, dotted: str, default: float) -> float:
+    found = _get(values, dotted, default)
+    return found if isinstance(found, int | float) else default
+
+
+def _processes(values: Values) -> float:
+    return _number(values, "compute.processes", 1)
+
+
+def _whole(key: str, broken: Callable[[Values], bool], value: str = "") -> Rule:
+    """What cannot be trained in parts."""
+
+    def in_parts(values: Values) -> bool:
+        return _processes(values) > 1 and _get(values, "compute.strategy") == "fsdp" and broken(values)
+
+    told = f"{key}{value} needs each process to hold the whole network, and compute.strategy is 'fsdp'; try 'ddp'"
+    return Rule(key, in_parts, told)
+
+
 RULES = (
+    Rule(
+        "train.batch_size",
+        lambda v: 0 < _number(v, "train.batch_size", 0) < _processes(v),
+        "train.batch_size is smaller than compute.processes, each of which needs a sample of every batch",
+    ),
+    _whole("model.family", _gan, " 'gan'"),
+    _whole("train.l1", lambda v: _number(v, "train.l1", 0) > 0),
+    _whole("train.ema", lambda v: _number(v, "train.ema", 0) > 0),
+    _whole("train.unfreeze_every", lambda v: _number(v, "train.unfreeze_every", 0) > 0),
+    _whole("train.precision", lambda v: _get(v, "train.precision") == "16-mixed", " '16-mixed'"),
     Rule(
         "train.accumulate",
         lambda v: _gan(v) and _get(v, "train.accumulate", 1) != 1,

@@ -14,6 +14,7 @@ from torch import nn
 from models.adversarial import Adversarial
 from models.layers import ACTIVATIONS
 from models.losses import guessing
+from models.sharding import whole
 from models.tasks import Supervised
 from pipeline.fitting.diagnoses import Facts, Look
 from pipeline.fitting.epochlog import EpochHook
@@ -172,7 +173,7 @@ def _layers(pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
 def _numbers(look: dict[str, Any]) -> dict[str, Any]:
     """A look with plain numbers in the place of scalars on a device, fetched at once."""
     scalars = [
-        value.reshape(()).float()
+        whole(value).reshape(()).float()
         for kind in look.values()
         for value in (kind.values() if isinstance(kind, dict) else [kind])
         if isinstance(value, torch.Tensor)

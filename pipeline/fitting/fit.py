@@ -11,8 +11,10 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from models.recomputing import recompute
 from models.served import Served
+from models.sharding import is_sharded
+from models.together import separate
 from pipeline.fitting.accumulating import Accumulated
-from pipeline.fitting.assembly import assemble
+from pipeline.fitting.assembly import assemble, put_together
 from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
@@ -56,6 +58,8 @@ def fit(
         trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if is_sharded(task.served.net):
+        task.served = put_together(task.served, job)
     if kept is not None:
         kept.restore(task)
     recompute(task.served.net, marked=False)
@@ -63,6 +67,7 @@ def fit(
         secret.forget()
     task.served.eval()
     task.settle(val)
+    separate(task.served)
     task.served.lower()
     return task.served.cpu().eval()
 

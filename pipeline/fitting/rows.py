@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.fronts import own_moments
+from models.together import drawn
 from serving.inputs.spec import DataSpec, Transform
 
 
@@ -17,6 +18,16 @@ def where_over(series: torch.Tensor) -> torch.Tensor:
     there = (~series.isnan()).any(dim=2)
     steps = torch.arange(1, series.shape[1] + 1, device=series.device)
     return (there * steps).amax(dim=1)
+
+
+def _uniform(like: torch.Tensor) -> torch.Tensor:
+    """Draws from 0 to 1 in the shape of a batch's rows."""
+    return drawn(lambda count: torch.rand((count, *like.shape[1:]), device=like.device), len(like))
+
+
+def _normal(like: torch.Tensor) -> torch.Tensor:
+    """Draws from the normal distribution in the shape of a batch's rows."""
+    return drawn(lambda count: torch.randn((count, *like.shape[1:]), device=like.device), len(like))
 
 
 class OnSeries(nn.Module):
@@ -48,10 +59,10 @@ class OnSeries(nn.Module):
             series = self._sliced(series)
         mean, std = self._moments(series)
         if self.scale:
-            factor = 1 + self.scale * (2 * torch.rand_like(series[:, :1]) - 1)
+            factor = 1 + self.scale * (2 * _uniform(series[:, :1]) - 1)
             series = mean + (series - mean) * factor
         if self.noise:
-            series = series + self.noise * std * torch.randn_like(series)
+            series = series + self.noise * std * _normal(series)
         return self._masked(series) if self.masking else series
 
     def _moments(self, series: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,9 +74,9 @@ class OnSeries(nn.Module):
     def _sliced(self, series: torch.Tensor) -> torch.Tensor:
         lengths = where_over(series)
         steps = torch.arange(series.shape[1], device=series.device)
-        share = 1 - self.crop * torch.rand(len(series), device=series.device)
+        share = 1 - self.crop * _uniform(series[:, 0, 0])
         kept = torch.minimum((share * lengths).ceil().long().clamp(min=self.least), lengths)
-        start = (torch.rand(len(series), device=series.device) * (lengths - kept + 1)).long()
+        start = (_uniform(series[:, 0, 0]) * (lengths - kept + 1)).long()
         at = (steps + start[:, None]).clamp(max=series.shape[1] - 1)
         window = series.gather(1, at[:, :, None].expand_as(series))
         return window.masked_fill((steps >= kept[:, None])[:, :, None], float("nan"))
@@ -73,8 +84,8 @@ class OnSeries(nn.Module):
     def _masked(self, series: torch.Tensor) -> torch.Tensor:
         lengths = where_over(series)
         steps = torch.arange(series.shape[1], device=series.device)
-        span = (self.masking * torch.rand(len(series), device=series.device) * lengths).long()
-        first = (torch.rand(len(series), device=series.device) * (lengths - span + 1)).long()
+        span = (self.masking * _uniform(series[:, 0, 0]) * lengths).long()
+        first = (_uniform(series[:, 0, 0]) * (lengths - span + 1)).long()
         inside = (steps >= first[:, None]) & (steps < (first + span)[:, None])
         return series.masked_fill(inside[:, :, None], float("nan"))
 
@@ -89,7 +100,7 @@ class OnTokens(nn.Module):
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map (N, T) whole numbers, 0 where a text is over, to the same shape."""
-        chance = torch.rand(tokens.shape, device=tokens.device).masked_fill(tokens == 0, 2.0)
+        chance = _uniform(tokens).masked_fill(tokens == 0, 2.0)
         gone = chance < self.masking
         lone = (gone | (tokens == 0)).all(dim=1)
         gone &= ~(lone[:, None] & (chance == chance.masked_fill(tokens == 0, -1.0).amax(1, keepdim=True)))
@@ -122,9 +133,9 @@ class OnRows(nn.Module):
         """Map (N, F + G) float32 to the same shape."""
         self.to(rows.device)
         if self.noise:
-            rows = rows + self.noise * self.deviation * torch.randn_like(rows)
+            rows = rows + self.noise * self.deviation * _normal(rows)
         if self.masking:
-            rows = torch.where(torch.rand_like(rows) < self.masking, self.nothing, rows)
+            rows = torch.where(_uniform(rows) < self.masking, self.nothing, rows)
         return rows
 
 

@@ -13,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from models.tasks import everyone
+from models.together import everyone, locals_here
 from pipeline.core.params import UserError
+from pipeline.fitting import groups
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
@@ -68,7 +69,8 @@ def threads_for(job: Job) -> int:
     """
     small = math.prod(job.spec.input_shape) <= SMALL and job.model.family != "transfer"
     part = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return 1 if small else int(part) if part.isdecimal() and int(part) else os.cpu_count() or 1
+    given = int(part) if part.isdecimal() else 0
+    return 1 if small else given or max(1, (os.cpu_count() or 1) // locals_here())
 
 
 def device_of(compute: Compute) -> torch.device:
@@ -91,7 +93,7 @@ def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:
     own_clipping = job.spec.task == "generation" or job.train.privacy.epsilon > 0
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        **groups.devices(job),
         max_epochs=job.train.max_epochs,
         accumulate_grad_batches=job.train.accumulate,
         gradient_clip_val=None if own_clipping else job.train.gradient_clip or None,

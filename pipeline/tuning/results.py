@@ -31,6 +31,8 @@ def log_trial(parent: tracking.Run, trial: FrozenTrial, curve: Curve) -> None:
     run.params(trial.params)
     for epoch, metrics in enumerate(curve):
         run.metrics(metrics, epoch)
+    if SPREAD in trial.user_attrs:  # of folds, whose epochs follow one another; in the end their mean
+        run.metrics({name: trial.user_attrs[name] for name in (METRIC, SPREAD)}, len(curve))
     run.finish("FAILED" if trial.state == TrialState.FAIL else "FINISHED")
 
 
@@ -60,8 +62,12 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 
 
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
-    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters."""
+    """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
+
+    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs.
+    """
     trials, best, rows = ended(study), float("inf"), []
+    folded = any(SPREAD in trial.user_attrs for trial in trials)
     measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
         value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
@@ -71,17 +77,11 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         found = [trial.user_attrs.get(name, "") for name in measured]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [
-                trial.number,
-                trial.state.name.lower(),
-                *shown,
-                len(trial.intermediate_values),
-                seconds,
-                *found,
-                *values,
-            ]
-        )
-    write_csv(path, ["trial", "state", METRIC, "best", "epochs", "seconds", *measured, *space], rows)
+            [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
+             len(trial.intermediate_values), seconds, *found, *values]
+        )  # fmt: skip
+    counted = [SPREAD, "folds"] if folded else ["epochs"]
+    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:

@@ -96,8 +96,10 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
         shutil.rmtree(folder)
         losses.values.clear()
         served = fit(job, [hook], folder, callbacks, best=False)
-    measures = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
-    return measures | ({"latency_ms": latency_ms(served, job)} if task.timed else {})
+    found = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
+    if task.timed and fold + 1 == len(task.jobs):
+        found["latency_ms"] = latency_ms(served, job)
+    return found
 
 
 class Losses(Callback):
