@@ -21,6 +21,7 @@ from benchmarks import (
     rareimages,
     road,
     rolling,
+    scale,
     scoring,
     serving,
     soak,
@@ -39,6 +40,7 @@ ALL = {
     "rolling": rolling.run,
     "front": front.run,
     "canary": canary.run,
+    "scale": scale.run,
     "scoring": scoring.run,
     "serving": serving.run,
 }
