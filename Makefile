@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint audit serve stop ui report schema deps bench clean purge
+.PHONY: help install repro test lint audit serve stop ui dashboard report schema deps bench clean purge
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ stop: $(VENV)/.installed ## Stop TorchServe
 
 ui: $(VENV)/.installed ## Browse the runs in MLflow on http://127.0.0.1:5000 (Ctrl-C ends it)
 	@fairlead ui
+
+dashboard: $(VENV)/.installed ## Browse the studies in optuna-dashboard (Ctrl-C ends it)
+	@python -m pipeline.extras dashboard
+	@fairlead dashboard
 
 report: $(VENV)/.installed ## Show the last summary again
 	@fairlead summary

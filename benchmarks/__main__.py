@@ -17,6 +17,7 @@ from benchmarks import (
     front,
     imbalance,
     memory,
+    privacy,
     quality,
     rareimages,
     road,
@@ -26,6 +27,7 @@ from benchmarks import (
     serving,
     soak,
     training,
+    tuning,
 )
 
 ALL = {
@@ -36,6 +38,7 @@ ALL = {
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "privacy": privacy.run,
     "soak": soak.run,
     "rolling": rolling.run,
     "front": front.run,
@@ -43,6 +46,7 @@ ALL = {
     "scale": scale.run,
     "scoring": scoring.run,
     "serving": serving.run,
+    "tuning": tuning.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

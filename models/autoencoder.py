@@ -84,7 +84,10 @@ class TableAutoencoder(Autoencoder):
     def spread(self, x: torch.Tensor) -> torch.Tensor:
         """Codes as one column a value: (N, features)."""
         codes = x[:, self.numbers :].long()
-        hot = [nn.functional.one_hot(codes[:, at], size).to(x.dtype) for at, size in enumerate(self.sizes)]
+        hot = [
+            (codes[:, at, None] == torch.arange(size, device=x.device)).to(x.dtype)
+            for at, size in enumerate(self.sizes)
+        ]
         return torch.cat([x[:, : self.numbers], *hot], dim=1)
 
     def loss(self, x: torch.Tensor, weight: float) -> torch.Tensor:

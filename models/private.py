@@ -41,7 +41,7 @@ class Noised(DPOptimizer):
             found = gradients[weight]
             if not finite.all():
                 found = torch.where(finite.view(-1, *[1] * weight.ndim), found, torch.zeros_like(found))
-            weight.grad_sample = found
+            weight.grad_sample = found.view(found.shape)  # Opacus marks it, and biases may share one
         self.clip_and_accumulate()
 
     def add_noise(self) -> None:
@@ -103,7 +103,8 @@ class Private(Supervised):
 
         alone = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
         plain = {name: each.detach() for name, each in weights.items()}
-        with sdpa_kernel(SDPBackend.MATH):  # others go sample by sample
+        # Other kinds of attention go sample by sample; mixed precision and single samples exclude each other.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(inputs.device.type, enabled=False):
             gradients, losses = alone(plain, inputs, targets)
         self.noised.gather({weights[name]: each for name, each in gradients.items()})
         return losses.detach()

@@ -17,6 +17,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     describing.openapi,
     describing.manifests,
     project.ui,
+    project.dashboard,
     project.check,
     project.recipe,
     project.summary,

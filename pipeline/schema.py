@@ -98,7 +98,8 @@ def check_all(path: Path = PARAMS) -> None:
         ]
     if {"tune", "prepare"} <= sections.keys():
         try:
-            agree(sections["tune"], sections["prepare"].folds.number, path)
+            folds = sections["prepare"].folds
+            agree(sections["tune"], folds.number, path, folds.inner)
         except UserError as error:
             problems.append(str(error))
     if problems:

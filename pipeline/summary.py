@@ -45,6 +45,8 @@ def show() -> None:
         told = (f"{name} {entry['best']:.4f}" if entry["best"] is not None else f"{name} unfinished"
                 for name, entry in families.items())  # fmt: skip
         console.print(f"families compared by validation loss: {', '.join(told)}", soft_wrap=True)
+    if finals := read_json(DATA / "train" / "run.json").get("finals"):
+        console.print(f"tuning: {finals['told']}", soft_wrap=True)
     server, name = section("server", ServerSettings), section("name", Name)
     lines = {
         "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),

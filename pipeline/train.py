@@ -72,7 +72,8 @@ def run() -> None:
         follow()
         return
     model, train, values = tuned(section("model", Model), section("train", Train))
-    families, country = yaml.safe_load(BEST.read_text()).get("families", {}), country_of()
+    found, country = yaml.safe_load(BEST.read_text()), country_of()
+    searched = {name: found.get(name, {}) for name in ("families", "finals")}
     job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
@@ -102,7 +103,7 @@ def run() -> None:
         shutil.copy(state / "log.csv", folder / "log.csv")
         write_json(
             folder / "run.json",
-            {"run_id": mlrun.id, "data": data, "tuned": values, "families": families, "seconds": seconds,
+            {"run_id": mlrun.id, "data": data, "tuned": values, **searched, "seconds": seconds,
              "energy": {**energy, "how": Meter(device_of(job.compute)).how}, "privacy": privacy},
         )  # fmt: skip
         write_json(folder / "doctor.json", report(doctor.facts))

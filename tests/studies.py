@@ -108,7 +108,7 @@ def killed_at(place: str, number: int, folder: Path, **more: Any) -> None:
         return bool(trial.number == number)
 
     def second_value(_: Any, trial: Any, name: str) -> bool:
-        return bool(trial.number == number) and name == "n"
+        return bool(trial.number == number) and name == "x"
 
     def epoch(_: Any, task: Task, report: Report) -> bool:
         return task.number == number and report.epoch == 4

@@ -7,18 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import FrozenTrial
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from models.params import Model
 from pipeline import augment
 from pipeline.core.dataset import Dataset, numbered
+from pipeline.fitting.fit import Job, Train, fit
+from pipeline.fitting.job import make_job
 from pipeline.folds import dealt
 from pipeline.oversampling import smote
+from pipeline.tuning import study as studies
+from pipeline.tuning.folded import fold_jobs
+from pipeline.tuning.search import Coordinator, Plan
+from pipeline.tuning.settings import Tune
 from tests.conftest import digits, set_params, spec_of
 from tests.folding import FOLDS, ids, laid, prepared
-from tests.small import table_spec, transform_of
+from tests.small import CPU, blobs, table_spec, transform_of
 
 COUNT = 1_200
+GOOD, BAD = 0.02, 1e-6  # learning rates
 Parts = tuple[
     tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 ]  # rows and labels to learn, and to judge by
@@ -94,10 +103,75 @@ def test_near_copies_of_rows_give_nothing_away(project: Path) -> None:
     )
 
 
+# Trials
+
+
+def search(
+    project: Path, pruner: str, rates: tuple[float, ...]
+) -> tuple[list[FrozenTrial], list[int], tuple[Job, ...]]:
+    """Trials of these learning rates on five folds, with the epochs of each; and their jobs."""
+    set_params(project, {"augment.factor": 0})
+    laid(project, table_spec(["number"] * 4), *blobs(240, 0))
+    prepared(project, 5)
+    augment.run()
+    model = Model(family="fnn", width=8, depth=1, dropout=0.0)
+    train = Train(max_epochs=2, batch_size=32, lr=GOOD, patience=0, label_smoothing=0.0)
+    jobs = fold_jobs(make_job(model, train, 7, CPU))
+    space = {"train.lr": {"choices": [GOOD, BAD]}}
+    settings = Tune.model_validate(
+        {
+            "sampler": "random",
+            "pruner": pruner,
+            "trials": len(rates),
+            "max_epochs": 2,
+            "minutes": 60,
+            "space": space,
+        }
+    )
+    study = studies.open_study(f"sqlite:///{project}/studies.db", "folds", settings)
+    for rate in rates:
+        study.enqueue_trial({"train.lr": rate})
+    epochs: list[int] = []
+    plan = Plan(settings, jobs, 7, project / "trials", CPU)
+    Coordinator(study, plan, lambda _, curve: epochs.append(len(curve))).run()
+    return studies.ended(study), epochs, jobs
+
+
+@pytest.mark.parametrize(
+    ("pruner", "rates"), [("wilcoxon", (GOOD, BAD, GOOD)), ("median", (GOOD, GOOD, BAD, GOOD, BAD, GOOD))]
+)
+def test_bad_values_are_given_up_after_some_folds_and_good_ones_see_all(
+    project: Path, one_thread: None, pruner: str, rates: tuple[float, ...]
+) -> None:
+    found, epochs, _ = search(project, pruner, rates)
+    assert [trial.params["train.lr"] for trial in found] == list(rates)
+    states: dict[float, list[str]] = {GOOD: [], BAD: []}
+    for trial, told in zip(found, epochs, strict=True):
+        states[trial.params["train.lr"]].append(trial.state.name)
+        assert told == 2 * len(trial.intermediate_values), (
+            "both epochs of every fold, and no fold after the last"
+        )
+        assert (len(trial.intermediate_values) < 5) == (trial.state.name == "PRUNED")
+    assert set(states[GOOD]) == {"COMPLETE"}
+    assert states[BAD][-1] == "PRUNED", "before, median has no four whole trials to compare with"
+
+
+def test_a_trial_is_the_mean_of_its_folds_which_differ(project: Path, one_thread: None) -> None:
+    (trial,), _, jobs = search(project, "wilcoxon", (GOOD,))
+    losses = [trial.intermediate_values[at] for at in range(1, 6)]
+    assert trial.value == pytest.approx(np.mean(losses))
+    assert trial.user_attrs["val_loss_spread"] == pytest.approx(np.std(losses, ddof=1))
+    assert len(set(losses)) == 5
+    curve: list[float] = []
+    fit(jobs[3], [lambda epoch, metrics: curve.append(metrics["val_loss"])])
+    assert curve[-1] == pytest.approx(losses[3], rel=1e-6)
+    assert jobs[3].transform != jobs[2].transform
+
+
 # What augment writes of folds
 
 
-def test_copies_are_made_of_each_fold_and_of_those_within(project: Path) -> None:
+def test_copies_are_made_of_each_fold_and_of_those_within(project: Path, one_thread: None) -> None:
     images, labels = digits(120, 0)
     laid(project, spec_of((1, 28, 28), "0123456789"), images, labels)
     set_params(project, {"augment.factor": 1, "augment.transform.elastic": 0, "augment.transform.shear": 0})

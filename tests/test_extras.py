@@ -84,9 +84,9 @@ def test_a_family_needs_nothing_for_data_that_it_does_not_fit(asked: list[list[s
 def test_every_package_is_in_its_extra_and_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    needed = {*extras.NEEDS.values(), *extras.FAMILIES.values()}
+    needed = {*extras.NEEDS.values(), *extras.FAMILIES.values(), extras.OPACUS}
     assert {package.name for package in needed} <= pinned
-    for extra in ("examples", "transfer"):
+    for extra in ("examples", "transfer", "privacy"):
         listed = {re.split(r"[<>=]", name)[0] for name in project["optional-dependencies"][extra]}
         assert {package.name for package in needed if package.extra == extra} == listed
 

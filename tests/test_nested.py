@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ def test_each_fold_has_a_search_of_its_own(tuned: tuple[Project, str]) -> None:
     assert found["val_loss"]["low"] < min(losses) < max(losses) < found["val_loss"]["high"]
     assert best["nested"] == {name: found[name] for name in ("val_loss", "val_score")}
     assert found["search"] == best["val_loss"]
+
+
+def test_the_spread_over_folds_is_in_the_table_and_with_each_run(
+    tuned: tuple[Project, str], runs: str
+) -> None:
+    project, _ = tuned
+    with (project.folder / "data/tune/trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["folds"] for row in rows] == [str(FOLDS)] * 2
+    study = yaml.safe_load((project.folder / "data/tune/best.yaml").read_text())["study"]
+    with standing_in(project.folder, runs):
+        (run,) = tracking.search(f"tags.study = '{study}'")
+        children = tracking.search(f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    kept = {child.data.tags["trial"]: child.data.metrics for child in children}
+    for row in rows:
+        assert kept[row["trial"]]["val_loss"] == pytest.approx(float(row["val_loss"]))
+        assert kept[row["trial"]]["val_loss_spread"] == pytest.approx(float(row["val_loss_spread"]))
 
 
 def test_the_winner_is_fitted_on_its_fold_and_judged_on_what_that_holds_out(

@@ -23,7 +23,7 @@ from tests.searches import GIVEN, GRID, SPACE, Stopped, best_of, bowl, session, 
 
 WORDS = get_args(Sampler)
 BY_NUMBER = ("grid", "random", "quasi-random")
-TRIALS = {"nsga-ii": 48, "cma-es": 30}  # beyond the first generation
+TRIALS = {"nsga-ii": 44, "cma-es": 26, "gp": 8}  # beyond what is random
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def test_a_study_that_is_stopped_asks_what_the_undisturbed_one_asks(word: str, s
     undisturbed = session(None, settings_of(word), work_of(bowl), given, name=word)
     last = undisturbed.get_trials()[-1].number
     asked = Counter[int]()
-    for number in (1, 7, last - 1, last):
+    stops = sorted({1, 5, last - 1, last})
+    for number in stops:
 
         def stop(task: object, number: int = number) -> bool:
             asked[task.number] += 1  # type: ignore[attr-defined]
@@ -61,7 +62,7 @@ def test_a_study_that_is_stopped_asks_what_the_undisturbed_one_asks(word: str, s
         forget_a_key(storage, word, number)
     resumed = session(storage, settings_of(word), work_of(bowl), given, name=word)
     assert story(resumed) == story(undisturbed)
-    assert {count for number, count in asked.items() if number not in (1, 7, last - 1)} == {1}
+    assert {count for number, count in asked.items() if number not in stops} == {1}, "none is done again"
 
 
 def forget_a_key(storage: RDBStorage, study: str, number: int) -> None:
@@ -77,7 +78,8 @@ def forget_a_key(storage: RDBStorage, study: str, number: int) -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_another_seed_asks_something_else(word: str) -> None:
-    one, other = (session(None, settings_of(word), work_of(bowl), seed=seed) for seed in (7, 8))
+    changes = settings_of(word) | ({"trials": 5} if word != "grid" else {})
+    one, other = (session(None, changes, work_of(bowl), seed=seed) for seed in (7, 8))
     assert [t.params for t in one.get_trials()] != [t.params for t in other.get_trials()]
 
 
@@ -117,11 +119,11 @@ def test_a_model_does_not_propose_what_is_running(word: str) -> None:
     settings = Tune.model_validate({"minutes": 60.0, "pruner": "none", **settings_of(word)})
     study = session(None, settings_of(word), work_of(bowl))
     study.sampler = sampler_of(study, settings, 7)
-    asked = []
-    for _ in range(6):
+    asked, count = [], 3 if word == "gp" else 6
+    for _ in range(count):
         trial = study.ask()
         asked.append(tuple(domain.suggest(trial, name) for name, domain in SPACE.items()))
-    assert len(set(asked)) == 6
+    assert len(set(asked)) == count
     assert max(abs(a[0] - b[0]) for a, b in itertools.combinations(asked, 2)) > 0.001
 
 
@@ -142,7 +144,8 @@ def test_random_values_are_evenly_spread() -> None:
     assert abs(np.mean([t.params["x"] for t in trials]) - 0.5) < 0.05
     assert min(Counter(t.params["c"] for t in trials).values()) > 160
     ones = [t.params["n"] for t in trials]
-    assert (min(ones), max(ones)) == (1, 64)
+    assert min(ones) == 1
+    assert 60 <= max(ones) <= 64
     assert 0.4 < np.mean(np.array(ones) <= 8) < 0.6, "of a logarithm, half lies below the geometric middle"
 
 
@@ -187,17 +190,13 @@ def test_models_find_a_better_point_than_random_search() -> None:
     def smooth(values: Plain) -> dict[str, float]:
         return {"val_loss": sum((values[f"x{at}"] - 0.2 * at - 0.1) ** 2 for at in range(4))}
 
-    def mean(word: str, trials: int) -> float:
-        found = [
-            best_of(
-                session(None, {"sampler": word, "trials": trials, "space": space}, work_of(smooth), seed=s)
-            )
-            for s in range(6)
-        ]
-        return float(np.mean([trial.value for trial in found]))
+    def mean(word: str, trials: int, seeds: int = 5) -> float:
+        changes = {"sampler": word, "trials": trials, "space": space}
+        found = [best_of(session(None, changes, work_of(smooth), seed=seed)) for seed in range(seeds)]
+        return float(np.mean([trial.values for trial in found]))
 
-    few, many = mean("random", 30), mean("random", 120)
-    assert mean("tpe", 30) < 0.8 * few
-    assert mean("gp", 30) < 0.2 * few
-    assert mean("cma-es", 120) < 0.2 * many
-    assert mean("nsga-ii", 120) < 0.8 * many
+    few, many = mean("random", 14), mean("random", 100)
+    assert mean("gp", 14, 2) < 0.3 * few
+    assert mean("tpe", 100) < 0.5 * many
+    assert mean("cma-es", 100) < 0.2 * many
+    assert mean("nsga-ii", 100) < 0.9 * many

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def loans(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
     recipe = ROOT / "recipes" / "loanapp.yaml"
-    return walk(tmp_path_factory.mktemp("loans"), recipe, runs, {"train": {"max_epochs": 4}})
+    changes = {"train": {"max_epochs": 4}, "tune": {"trials": 2, "max_epochs": 2}}
+    return walk(tmp_path_factory.mktemp("loans"), recipe, runs, changes)
 
 
 def test_the_road_ends_with_a_certified_model(loans: Project) -> None:
@@ -47,3 +50,15 @@ def test_the_splits_share_no_row_and_training_alone_made_the_transform(loans: Pr
     transform = loans.json("data/prepare/transform/transform.json")
     mean = np.nanmean(rows[:, : len(transform["mean"])], axis=0)
     np.testing.assert_allclose(transform["mean"], mean, rtol=1e-6, atol=1e-9)
+    folds = [path.parent for path in (loans.folder / "data").rglob("folds/*/**/id.npy")]
+    assert len(folds) == 5 * 3, "train and val of prepare, and what augment made of each train"
+    for fold in folds:
+        assert not set(np.load(fold / "id.npy")) & ids["test"]
+        assert set(np.load(fold / "id.npy")) <= ids["train"] | ids["val"]
+
+
+def test_trials_were_cross_validated(loans: Project) -> None:
+    with (loans.folder / "data/tune/trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert len(trials) == 2
+    assert all(float(trial["val_loss_spread"]) > 0 for trial in trials if trial["state"] == "complete")

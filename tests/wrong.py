@@ -69,6 +69,12 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "train: {augmentation: {rotation: 200}}": "'train.augmentation.rotation' must be at least 0 and at most 180; "
     "found 200",
     "train: {lr: -1}": "'train.lr' must be at least 0 and at most 10; found -1",
+    "prepare: {folds: {number: 1}}": "'prepare.folds': number is 1, which leaves nothing to hold out against; 0 makes "
+    "none, 2 are the fewest; found {'number': 1}",
+    "prepare: {folds: {inner: 3}}": "'prepare.folds': inner is 3, and there are no folds for them to lie in; set "
+    "number, or inner to 0; found {'inner': 3}",
+    "tune: {nested: true, space: {train.lr: {low: 0.1, high: 1}}}": "'tune.nested' searches in folds within folds; "
+    "prepare.folds has number 0 and inner 0; make them 5 and 3, or nested false",
     "prepare: {val: 0.6, test: 0.6}": "'prepare': val + test is 1.2; they must leave some for training; "
     "found {'val': 0.6, 'test': 0.6}",
     "server: {host: 0.0.0.0}": "'server.host' must be '127.0.0.1'; found '0.0.0.0'",

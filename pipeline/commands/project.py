@@ -1,4 +1,4 @@
-"""The project itself: `fairlead ui`, `check`, `recipe`, `summary`."""
+"""The project itself: `fairlead ui`, `dashboard`, `check`, `recipe`, `summary`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
 
     try:
         raise typer.Exit(serve_ui(port))
+    except UserError as error:
+        fail(error)
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: 8090, or a free one.")] = 0,
+) -> None:
+    """Browse the studies of `tune` in optuna-dashboard; Ctrl-C ends it."""
+    from pipeline.dashboard import serve_dashboard
+
+    try:
+        raise typer.Exit(serve_dashboard(port))
     except UserError as error:
         fail(error)
 

@@ -16,13 +16,13 @@ FITTED = 1_000  # trials up to which a Gaussian process answers in seconds
 Problem = tuple[tuple[str, ...], str]  # a location below 'tune', and what is wrong there
 
 
-def check(settings: Tune, folds: int, path: Path = PARAMS) -> None:
-    """Refuse settings that contradict each other; `folds` are those that `prepare` makes.
+def check(settings: Tune, folds: int, path: Path = PARAMS, inner: int | None = None) -> None:
+    """Refuse settings that contradict each other; `folds` are those that `prepare` makes, `inner` those in each.
 
     Raises:
         UserError: one line for each contradiction.
     """
-    if problems := list(contradictions(settings, folds)):
+    if problems := [*contradictions(settings, folds), *_nested(settings, folds, inner)]:
         text = read(path) if path.exists() else ""
         raise UserError("\n".join(f"{where(('tune', *at), text, path)}: {said}" for at, said in problems))
 
@@ -70,6 +70,15 @@ def _pruner(settings: Tune, folds: int) -> Iterator[Problem]:
             ("pruner",),
             f"'tune.pruner' is {settings.pruner}, and of several tune.objectives none says which trial is the worse; "
             "set it to none",
+        )
+
+
+def _nested(settings: Tune, folds: int, inner: int | None) -> Iterator[Problem]:
+    if settings.nested and inner is not None and not (folds and inner):
+        yield (
+            ("nested",),
+            f"'tune.nested' searches in folds within folds; prepare.folds has number {folds} and inner {inner}; "
+            "make them 5 and 3, or nested false",
         )
 
 

@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.tuning.constraints import feasible
-from pipeline.tuning.trial import METRIC
+from pipeline.tuning.task import METRIC
 
 
 def loss(trial: FrozenTrial) -> float:

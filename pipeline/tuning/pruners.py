@@ -6,14 +6,19 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
 
 from pipeline.tuning.settings import FIRST_FOLDS, Tune
-from pipeline.tuning.trial import METRIC, Report
+from pipeline.tuning.task import METRIC, Report
 
 STARTUP = 4  # whole trials before there is a median to compare with
 HALVINGS = 3  # of successive halving, from its first look to the whole
@@ -27,15 +32,72 @@ def median(settings: Tune, reports: int) -> BasePruner:
     return optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1 + reports // 4)
 
 
+class Halving(BasePruner):
+    """Successive halving, asynchronous (Li et al., 2020): at each rung one trial of so many goes on.
+
+    It decides as Optuna's does, from the stored reports alone: Optuna's notes a rung before the answer is known, so a
+    trial whose stage was killed in between would never be ended there.
+
+    Args:
+        first: the report at which the first rung lies; the next lies at `reduction` times that.
+        brackets: of Hyperband, each beginning a rung later than the one before.
+    """
+
+    def __init__(self, first: int, reduction: int, brackets: int = 1) -> None:
+        self.first, self.reduction = first, reduction
+        self.turns = turns(reduction, brackets)
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial, which follows from its number."""
+        return self.turns[number % len(self.turns)]
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """True where the trial is at a rung and too bad to go on."""
+        step, bracket = trial.last_step, self.bracket(trial.number)
+        if step is None or not self.is_rung(step, bracket):
+            return False
+        value = trial.intermediate_values[step]
+        rivals = [
+            each.intermediate_values.get(step, math.nan)
+            for each in study.get_trials(deepcopy=False)
+            if self.bracket(each.number) == bracket and each.number != trial.number
+        ]
+        values = sorted([value, *(rival for rival in rivals if not math.isnan(rival))])
+        return math.isnan(value) or value > values[max(1, len(values) // self.reduction) - 1]
+
+    def is_rung(self, step: int, bracket: int) -> bool:
+        """True where a bracket has a rung at a report."""
+        rung = self.first * self.reduction**bracket
+        while rung < step:
+            rung *= self.reduction
+        return rung == step
+
+
+def turns(reduction: int, brackets: int) -> list[int]:
+    """The brackets of one trial after the other, each as often as Hyperband gives it trials, and evenly spread.
+
+    >>> turns(3, 2)
+    [0, 1, 0, 1, 0]
+    """
+    each = [math.ceil(brackets * reduction**left / (left + 1)) for left in range(brackets - 1, -1, -1)]
+    found: list[int] = []
+    for at in range(1, sum(each) + 1):
+        owed = [at * count / sum(each) - found.count(bracket) for bracket, count in enumerate(each)]
+        found.append(owed.index(max(owed)))
+    return found
+
+
 def halving(settings: Tune, reports: int) -> BasePruner:
-    """Successive halving, asynchronous (Li et al., 2020): at each look one trial in so many goes on."""
-    first = max(1, reports // settings.reduction**HALVINGS)
-    return optuna.pruners.SuccessiveHalvingPruner(first, settings.reduction)
+    """Successive halving, which looks at a trial some times before it is whole."""
+    return Halving(max(1, reports // settings.reduction**HALVINGS), settings.reduction)
 
 
 def hyperband(settings: Tune, reports: int) -> BasePruner:
-    """Hyperband (Li et al., 2018), its brackets one beside the other; a trial's follows from its number."""
-    return optuna.pruners.HyperbandPruner(1, reports, settings.reduction)
+    """Hyperband (Li et al., 2018), its brackets one beside the other."""
+    brackets = 1
+    while settings.reduction**brackets <= reports:
+        brackets += 1
+    return Halving(1, settings.reduction, brackets)
 
 
 def wilcoxon(settings: Tune, reports: int) -> BasePruner:
@@ -78,4 +140,18 @@ def point(settings: Tune, folds: int, report: Report, told: Mapping[tuple[int, i
     if settings.pruner == "wilcoxon":
         return Point(report.fold + 1, value)
     ends = [told[fold, report.epoch].metrics[METRIC] for fold in range(report.fold + 1)]
-    return Point(report.fold + 1, sum(ends) / len(ends))
+    return Point(report.fold + 1, fmean(ends))
+
+
+def asked_again(trial: Trial, value: float) -> bool:
+    """The pruner's answer to a report that a kill had made twice: the first, whose traces are hidden from it.
+
+    Successive halving, and so Hyperband, notes that a trial passed a rung before it says whether the trial goes on.
+    """
+    frozen = copy.copy(trial.storage.get_trial(trial._trial_id))
+    frozen.system_attrs = {
+        name: noted
+        for name, noted in frozen.system_attrs.items()
+        if not (name.startswith("completed_rung_") and noted == value)
+    }
+    return trial.study.pruner.prune(trial.study, frozen)

@@ -26,9 +26,12 @@ from pipeline.tuning.settings import Tune
 
 STARTUP = 4  # random trials before a model has enough to go by
 POPULATION = 20  # of a generation of NSGA-II
-Build = Callable[
-    [Tune, int, list[Plain]], BaseSampler
-]  # of the settings, the seed, and values that are asked first
+Build = Callable[[Tune, int, list[Plain]], BaseSampler]  # of settings, seed, and values that are asked first
+
+
+def seed_of(seed: int, number: int, name: str = "") -> int:
+    """A seed for one trial, and one key of it."""
+    return (seed * 1_000_003 + number + zlib.crc32(name.encode())) % 2**32
 
 
 class ByNumber(BaseSampler):
@@ -63,7 +66,7 @@ class Fresh(BaseSampler):
     def _made(self, number: int, name: str = "") -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return self.make(zlib.crc32(f"{self.seed} {number} {name}".encode()))
+            return self.make(seed_of(self.seed, number, name))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What is drawn together."""

@@ -21,7 +21,7 @@ from pipeline.tuning.budget import Budget
 from pipeline.tuning.constraints import constrain
 from pipeline.tuning.curves import Curves
 from pipeline.tuning.progress import Progress
-from pipeline.tuning.pruners import point, pruner_of
+from pipeline.tuning.pruners import asked_again, point, pruner_of
 from pipeline.tuning.samplers import sampler_of, trials_at_most
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.study import ALONE, LOST, ended, unfinished
@@ -66,9 +66,8 @@ class Coordinator:
         self.live: dict[int, Trial] = {}
         self.curves = Curves(plan.folder)
         past = ended(study)
-        self.budget = Budget(
-            study, plan.settings, trials_at_most(study, plan.settings, plan.seed), joules_spent(past)
-        )
+        trials = trials_at_most(study, plan.settings, plan.seed)
+        self.budget = Budget(study, plan.settings, trials, joules_spent(past))
         self.shown = Progress(self.budget, dict(Counter(each.state for each in past)), lowest(past))
         study.pruner = pruner_of(plan.settings, len(plan.jobs))
         study.sampler = sampler_of(study, plan.settings, plan.seed)
@@ -122,8 +121,7 @@ class Coordinator:
 
     def begin(self, trial: Trial | None) -> Task:
         """The task of the next trial, or of one to go on with; its values are stored before it is handed out."""
-        settings = self.plan.settings
-        asked = trial or self.study.ask()
+        settings, asked = self.plan.settings, trial or self.study.ask()
         values = drawn(settings.space, lambda name, domain: domain.suggest(asked, name))
         jobs = tuple(settled(job, values, settings.space) for job in self.plan.jobs)
         self.live[asked.number] = asked
@@ -148,15 +146,15 @@ class Coordinator:
         at = point(self.plan.settings, len(self.plan.jobs), report, told)
         if at is None:
             return False
+        again = at.step in trial.storage.get_trial(trial._trial_id).intermediate_values
         trial.report(at.value, at.step)
-        return trial.should_prune()
+        return asked_again(trial, at.value) if again else trial.should_prune()
 
     def end(self, task: Task, outcome: Outcome) -> None:
         """Tell the study how a trial ended; what it left is removed after that."""
         trial, settings = self.live.pop(task.number), self.plan.settings
-        spent = self.curves.spent(task.number)
-        self.budget.joules += spent["joules"]
-        measures = {**spent, **outcome.measures}
+        measures = {**outcome.measures, **self.curves.spent(task.number)}
+        self.budget.joules += measures["joules"]
         for name, value in measures.items():
             trial.set_user_attr(name, value)
         constrain(trial, measures, settings.constraints)

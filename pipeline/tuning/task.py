@@ -26,6 +26,7 @@ class Task:
         values: of the trial, by the keys of the space; the jobs have them already.
         most: weights of a network; one of more is not fitted at all; 0 is any number.
         timed: measure how long an answer takes.
+        losses: keep the validation loss of each sample in the folder.
     """
 
     number: int
@@ -35,6 +36,11 @@ class Task:
     values: Plain = field(default_factory=dict)
     most: int = 0
     timed: bool = False
+    losses: bool = False
+
+    def losses_of(self, fold: int) -> Path:
+        """Where the losses of a fold's validation samples are kept."""
+        return self.folder / f"losses-{fold}.npy"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.ratefinder import with_rate
+from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
 from pipeline.tuning.measures import latency_ms, parameters, parameters_of
 from pipeline.tuning.task import METRIC as METRIC
@@ -86,16 +87,19 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     resumed = any(folder.rglob("last.ckpt"))
     job = with_rate(task.jobs[fold])
     hook = Reporter(task, fold, ask, losses)
+    callbacks: list[Callback] = [losses, *([SampleLosses(task.losses_of(fold))] if task.losses else [])]
     try:
-        served = fit(job, [hook], folder, [losses], best=False)
+        served = fit(job, [hook], folder, callbacks, best=False)
     except FAILURES:
         if hook.told or not resumed:
             raise
         shutil.rmtree(folder)
         losses.values.clear()
-        served = fit(job, [hook], folder, [losses], best=False)
-    measures = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
-    return measures | ({"latency_ms": latency_ms(served, job)} if task.timed else {})
+        served = fit(job, [hook], folder, callbacks, best=False)
+    found = {METRIC: losses.values[-1], "parameters": float(parameters(served))}
+    if task.timed and fold + 1 == len(task.jobs):
+        found["latency_ms"] = latency_ms(served, job)
+    return found
 
 
 class Losses(Callback):

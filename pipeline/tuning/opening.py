@@ -1,0 +1,60 @@
+"""The study of these data, space and base values, and its MLflow run: those of earlier sessions, or new ones."""
+
+from __future__ import annotations
+
+import optuna
+
+from pipeline import tracking
+from pipeline.fitting import families
+from pipeline.fitting.fit import Job
+from pipeline.fitting.lineage import data_digest, digest
+from pipeline.fitting.space import Plain, Space
+from pipeline.tuning import study as studies
+from pipeline.tuning.settings import Tune
+
+RATE = "train.lr"
+
+
+def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
+    """The stored study; a new one asks the given values first, as they are the ones to beat."""
+    job = jobs[0]
+    base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
+    space = {name: domain.model_dump() for name, domain in settings.space.items()}
+    kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
+    folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
+    key = digest(base, space, kept, job.seed, data_digest(*folders))
+    study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
+    studies.ask_first(study, families.first_trials(given(settings.space, job), settings.space))
+    return study
+
+
+def given(space: Space, job: Job) -> Plain:
+    """The values of `params.yaml` for the keys that are tuned."""
+    plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
+    values: Plain = {}
+    for dotted in space:
+        if dotted == RATE and not job.train.lr:
+            continue  # to be found, and the study finds it
+        node: object = plain
+        for part in dotted.split("."):
+            assert isinstance(node, dict)
+            node = node[part]
+        values[dotted] = node
+    return values
+
+
+def open_run(study: optuna.Study) -> tracking.Run:
+    """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
+    key = f"run {tracking.place()}"
+    run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
+    if run is None or not run.exists():
+        run = begun(study) or tracking.start("tune", {"stage": "tune", "study": study.study_name})
+        study.set_user_attr(key, run.id)
+    return run
+
+
+def begun(study: optuna.Study) -> tracking.Run | None:
+    """The run that a kill left just when it was begun, before it was noted with the study."""
+    alike = f"tags.stage = 'tune' and tags.study = '{study.study_name}' and attributes.status = 'RUNNING'"
+    runs = (tracking.Run(found.info.run_id) for found in tracking.search(alike))
+    return next((run for run in runs if not run.children()), None)

@@ -1,0 +1,107 @@
+"""Pictures of studies of every kind, also of those that have next to nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import Trial
+from PIL import Image
+
+from pipeline.tuning.finals import Setting
+from pipeline.tuning.pictures import draw
+from pipeline.tuning.verdict import Standing, Verdict
+
+OBJECTIVES = ("val_loss", "parameters", "latency_ms", "joules")
+GIVEN, BEST = Setting(0, {}, 0.31, given=True), Setting(7, {}, 0.19)
+JUDGED = Verdict(BEST, "unsure", "", (8, 9), [Standing(GIVEN, (0.32, 0.33)), Standing(BEST, (0.2, 0.25))])
+LUCKY = Verdict(GIVEN, "luck", "")
+USUAL = {"history", "slices", "importances"}
+
+
+def usual(trial: Trial) -> float:
+    rate = trial.suggest_float("train.lr", 1e-3, 1e-1, log=True)
+    value = (
+        rate
+        + 0.1 * trial.suggest_int("model.depth", 1, 3)
+        + 0.05 * trial.suggest_categorical("on", [True, False])
+    )
+    for epoch in (1, 2):
+        trial.report(value + 1 / epoch, epoch)
+        if epoch == 1 and value > 0.3:
+            raise optuna.TrialPruned
+    trial.set_user_attr("fold 0", value - 0.01)
+    trial.set_user_attr("fold 1", value + 0.01)
+    return value
+
+
+def conditional(trial: Trial) -> float:
+    family = trial.suggest_categorical("model.family", ["cnn", "lstm"])
+    heads = trial.suggest_int("model.heads", 1, 4) if family == "lstm" else 0
+    return trial.suggest_int("model.width", 8, 16) * 0.1 + heads * 0.05
+
+
+def alike(trial: Trial) -> float:
+    return trial.suggest_float("x", 0, 1) * 0 + 1.0 + 0 * len(trial.suggest_categorical("c", ["a", "b"]))
+
+
+def pruned(trial: Trial) -> float:
+    trial.report(trial.suggest_float("x", 0, 1), 1)
+    raise optuna.TrialPruned
+
+
+def failed(trial: Trial) -> float:
+    raise ValueError(trial.suggest_float("x", 0, 1))
+
+
+def infinite(trial: Trial) -> float:
+    x = trial.suggest_float("x", 0, 1)
+    return float("inf") if x < 0.3 else x
+
+
+def two(trial: Trial) -> tuple[float, ...]:
+    x, width = trial.suggest_float("x", 0, 1), trial.suggest_int("model.width", 1, 20)
+    return x + 1 / width, width * 100.0
+
+
+def four(trial: Trial) -> tuple[float, ...]:
+    return (*two(trial), 1.0, trial.params["x"])
+
+
+CASES: dict[str, tuple[int, Callable[[Trial], Any], int, Verdict, set[str]]] = {
+    "usual": (14, usual, 1, JUDGED, USUAL | {"epochs", "parallel", "contour", "folds", "finals"}),
+    "one trial": (1, infinite, 1, LUCKY, {"history"}),
+    "none": (0, usual, 1, LUCKY, set()),
+    "all pruned": (4, pruned, 1, LUCKY, {"epochs"}),
+    "all failed": (3, failed, 1, LUCKY, set()),
+    "all alike": (5, alike, 1, LUCKY, {"history", "slices", "parallel"}),
+    "conditional": (10, conditional, 1, LUCKY, USUAL | {"parallel", "contour"}),
+    "one parameter, infinite": (12, infinite, 1, LUCKY, USUAL),
+    "two objectives": (10, two, 2, LUCKY, USUAL | {"parallel", "contour", "front"}),
+    "four objectives": (8, four, 4, LUCKY, USUAL | {"parallel", "contour"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_there_is_to_see_is_drawn_and_nothing_else(case: str, tmp_path: Path) -> None:
+    trials, objective, directions, verdict, expected = CASES[case]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        directions=["minimize"] * directions, sampler=optuna.samplers.RandomSampler(seed=1)
+    )
+    study.optimize(objective, trials, catch=(ValueError,))
+    draw(study, OBJECTIVES[:directions], verdict, tmp_path)
+    drawn = {path.stem: path for path in (tmp_path / "plots").iterdir()}
+    assert set(drawn) == expected
+    for path in drawn.values():
+        pixels = np.asarray(Image.open(path).convert("L"), float)
+        assert 120 < pixels.shape[0] < 1200
+        assert 300 < pixels.shape[1] < 1900
+        assert pixels.std() > 10, f"{path.name} is blank"
+    rows = (tmp_path / "importances.csv").read_text().splitlines()
+    assert rows[0] == "parameter,importance"
+    assert (len(rows) > 1) == ("importances" in expected)
