@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from pipeline.core.params import UserError
 from pipeline.core.stage import disk_full
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
@@ -52,8 +53,8 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
     except Pruned:
         return Outcome("pruned")
     except FAILURES as error:
-        if disk_full(str(error)):
-            raise
+        if disk_full(str(error)) or (isinstance(error, UserError) and task.number == 0):
+            raise  # the first values are the given ones: what is wrong with them, or the machine, is for the user
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
         return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
