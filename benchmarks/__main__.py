@@ -27,12 +27,14 @@ from benchmarks import (
     scoring,
     serving,
     soak,
+    throughput,
     training,
     tuning,
 )
 
 ALL = {
     "training": training.run,
+    "throughput": throughput.run,
     "memory": memory.run,
     "road": road.run,
     "quality": quality.run,
@@ -81,7 +83,9 @@ def main() -> None:
             f"{platform.machine()}, Python {platform.python_version()}",
         }
         if not (name == "serving" and serving.partial(given)):
-            (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+            (RESULTS / f"{figures.pop('file', name)}.json").write_text(
+                json.dumps({**about, **figures}, indent=2) + "\n"
+            )
         width = max(map(len, figures))
         print(f"\n{name}  ({about['machine']})")
         for key, value in figures.items():

@@ -17,8 +17,8 @@ from pipeline.core.stage import disk_full
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
+from pipeline.fitting.finding import completed
 from pipeline.fitting.fit import Job, fit
-from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
 from pipeline.tuning.measures import latency_ms, parameters, parameters_of
@@ -86,7 +86,7 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     """Fit one fold; a checkpoint that cannot be gone on from is thrown away."""
     folder, losses = task.folder / str(fold), Losses()
     resumed = any(folder.rglob("last.ckpt"))
-    job = with_rate(task.jobs[fold])
+    job = completed(task.jobs[fold], folder)
     hook = Reporter(task, fold, ask, losses)
     callbacks: list[Callback] = [losses, *([SampleLosses(task.losses_of(fold))] if task.losses else [])]
     try:
