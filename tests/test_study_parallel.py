@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from optuna.trial import TrialState
 
 from pipeline.core.alone import alone
 from pipeline.core.params import UserError
+from pipeline.engine.local import Local
 from pipeline.tuning.study import ended, open_study
 from tests import madeup
 from tests.madeup import EPOCHS, KILLS, sessions
-from tests.studies import NAME, apart, die, session, settings, story
+from tests.studies import NAME, apart, die, killed, session, settings, story
 
 TUNE = settings(trials=8, sampler="random", pruner="none")
 
@@ -150,16 +152,20 @@ def test_one_study_is_searched_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass  # a kill leaves no lock
 
 
-def test_a_kill_takes_the_worker_with_it_even_while_it_starts(tmp_path: Path) -> None:
-    """As a worker imports its libraries it has no task yet, so none is lost."""
-
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_kill_of_the_stage_takes_workers_with_it_that_load_or_say_nothing_for_long(
+    busy: bool, tmp_path: Path
+) -> None:
     def begin_and_die() -> None:
-        from pipeline.engine.local import Local
-
-        pool: Local[Any, Any] = Local(madeup.work, lambda *_: None, 2)
-        pool.submit("task")
+        pool: Local[Path, None] = Local(madeup.asleep, lambda *_: None, 2)
+        pool.submit(tmp_path / "begun")
         (tmp_path / "pids").write_text(json.dumps(pool.processes))
+        if busy:
+            threading.Thread(target=pool.wait, daemon=True).start()
+            wait_for((tmp_path / "begun").exists)
         die()
 
-    apart(begin_and_die).join(60)
-    assert gone(set(json.loads((tmp_path / "pids").read_text())))
+    killed(begin_and_die)
+    (worker,) = json.loads((tmp_path / "pids").read_text())
+    assert gone({worker})
+    assert (tmp_path / "begun").exists() == busy
