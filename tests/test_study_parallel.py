@@ -85,14 +85,33 @@ def test_a_trial_that_kills_its_worker_each_time_is_failed_and_the_others_end(
 def test_so_is_one_that_kills_the_stage_each_time(one: list[Any], tmp_path: Path) -> None:
     kills(tmp_path, [1, "in epoch 2", "always"])
     tune = settings(trials=3, sampler="random", pruner="none")
-    for _ in range(3):
+    codes = []
+    for _ in range(4):
         process = apart(lambda: session(tmp_path, tune))
         process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-    study = session(tmp_path, tune)
+        codes.append(process.exitcode)
+    assert codes == [-signal.SIGKILL] * 3 + [0]
+    study = open_study(f"sqlite:///{tmp_path}/new/studies.db", NAME, tune)
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert story(study)[::2] == one[:3:2]
     assert "with the whole stage" in study.get_trials()[1].user_attrs["reason"]
+
+
+class Deadly:
+    """What ends a process that loads it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_workers_that_die_as_they_start_are_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.local.STILLBORN", 2)
+    pool: Local[str, None] = Local(Deadly(), lambda *_: None, 2)  # type: ignore[arg-type]
+    pool.submit("task")
+    with pytest.raises(UserError, match=r"2 worker processes in a row .* the last ended with exit code 3"):
+        pool.wait()
+    pool.close()
+    assert pool.processes == []
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 LOOK = 1.0  # seconds between looks for a process that died without its pipe being closed, as its own children hold it
 GRACE = 5.0  # seconds that a process has to end by itself
-STILLBORN = 5  # processes in a row that die before they are ready, after which no more are started
+STILLBORN = 20  # processes in a row that die before they are ready, after which no more are started
 READY, ASKED, ENDED, RAISED, BROKEN = "ready", "asked", "ended", "raised", "broken"
 
 
