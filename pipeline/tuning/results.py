@@ -15,7 +15,7 @@ from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
 from pipeline.tuning.pareto import columns, loss
-from pipeline.tuning.study import NOTES, ended
+from pipeline.tuning.study import NOTES, REPORTS, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
@@ -71,7 +71,7 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
     """
     trials, best, rows, kept = ended(study), float("inf"), list[list[Any]](), columns(study)
     folded = any(SPREAD in trial.user_attrs for trial in trials)
-    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
+    measured = [name for name in MEASURES[1:] if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
         value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
@@ -82,7 +82,7 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         values = [trial.params.get(name, "") for name in space]
         rows.append(
             [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
-             len(trial.intermediate_values), seconds, *found, *values]
+             trial.user_attrs.get(REPORTS, len(trial.intermediate_values)), seconds, *found, *values]
         )  # fmt: skip
     counted = [SPREAD, "folds"] if folded else ["epochs"]
     write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *kept, *space], rows)
