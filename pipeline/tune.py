@@ -150,7 +150,7 @@ def tune() -> None:
         return
     job = families.prepared(job, settings.space)
     # Each fold finds a rate of its own, as the whole training set holds its validation samples.
-    if RATE not in settings.space and not fold_jobs(job):
+    if RATE not in settings.space and job.train.batch_size and not fold_jobs(job):
         job = with_rate(job)
     agree(settings, len(fold_jobs(job)))
     if settings.nested:

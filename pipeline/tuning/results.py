@@ -66,12 +66,11 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
     """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
 
-    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs; of constraints
-    and several objectives which trials keep them and which are on the front.
+    Of cross-validation the folds that were fitted stand in place of epochs; of constraints and several objectives
+    there is which trials keep them and which are on the front.
     """
     trials, best, rows, kept = ended(study), float("inf"), list[list[Any]](), columns(study)
-    folded = any(SPREAD in trial.user_attrs for trial in trials)
-    measured = [name for name in MEASURES[1:] if any(name in trial.user_attrs for trial in trials)]
+    measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
         value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
         best = min(best, value)
@@ -81,11 +80,11 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         found += [column.get(trial.number, "") for column in kept.values()]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
+            [trial.number, trial.state.name.lower(), *shown,
              trial.user_attrs.get(REPORTS, len(trial.intermediate_values)), seconds, *found, *values]
         )  # fmt: skip
-    counted = [SPREAD, "folds"] if folded else ["epochs"]
-    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *kept, *space], rows)
+    counted = "folds" if SPREAD in measured else "epochs"  # that were fitted
+    write_csv(path, ["trial", "state", METRIC, "best", counted, "seconds", *measured, *kept, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:
