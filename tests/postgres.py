@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.stores import free_port
 
 USER = "postgres"  # the server refuses to run as root
+PASSWORD = "se:cret"
 QUICK = {"fsync": "off", "max_connections": "20", "shared_buffers": "16MB"}
 
 
@@ -38,7 +40,7 @@ class Postgres:
         self._run("initdb", "-D", "data", "-A", "scram-sha-256", "-U", "me", "-N", "--pwfile=word")
 
     def _run(self, program: str, *words: str) -> None:
-        (self.folder / "word").write_text("se:cret")
+        (self.folder / "word").write_text(PASSWORD)
         found = binary(program)
         assert found is not None
         done = subprocess.run(
@@ -66,10 +68,10 @@ class Postgres:
         """The URL of a database, which is made."""
         import pg8000.native
 
-        with pg8000.native.Connection("me", "127.0.0.1", "postgres", self.port, "se:cret") as connection:
+        with pg8000.native.Connection("me", "127.0.0.1", "postgres", self.port, PASSWORD) as connection:
             if not connection.run("SELECT 1 FROM pg_database WHERE datname = :name", name=database):
                 connection.run(f"CREATE DATABASE {database}")
-        return f"postgresql+pg8000://me:se%3Acret@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+pg8000://me:{quote(PASSWORD)}@127.0.0.1:{self.port}/{database}"
 
 
 @contextmanager

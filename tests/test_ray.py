@@ -262,7 +262,8 @@ def test_a_study_on_a_cluster_is_that_of_one_process_though_a_node_and_the_datab
 
         found = searched(address, tmp_path, compute, disturb)
     alone = searched(f"sqlite:///{tmp_path}/alone.db", tmp_path, Compute(accelerator="cpu", threads=1))
-    assert len(lost) == 1
+    assert lost, "or the node did nothing"  # more than one, where Ray gives it a task in its last moment
+    assert all("NodeDied" in done.lost for done in lost)
     assert [row[1] for row in found] == ["COMPLETE"] * 6
     for one, other in zip(found, alone, strict=True):
         assert one[:3] == other[:3]
@@ -311,7 +312,7 @@ def test_more_processes_than_a_cluster_has_room_for_are_refused(
     monkeypatch.chdir(tmp_path)
     job = table_job(tmp_path / "data", blobs(96, 1), blobs(48, 2), {})
     job = replace(job, compute=compute.model_copy(update={"processes": 30}))
-    with pytest.raises(UserError, match="compute.processes is 30, and the Ray cluster of .* has room for"):
+    with pytest.raises(UserError, match=r"compute\.processes is 30, and the Ray cluster of .* has room for"):
         fit_together(job, [])
 
 

@@ -17,17 +17,18 @@ PAUSE = 0.5
 PASSING = ("57P01", "57P02", "57P03", "53300", "08")
 
 
-def patiently(call: Callable[[], R], what: str, seconds: float = RUNNING) -> R:
+def patiently(call: Callable[[], R], what: str, seconds: float | None = None) -> R:
     """The result of a call, made again while its database does not answer.
 
     Args:
         call: asks the database.
         what: the database, as a message names it.
-        seconds: until it is given up.
+        seconds: until it is given up; RUNNING where none are given.
 
     Raises:
         UserError: it did not answer for so long.
     """
+    seconds = RUNNING if seconds is None else seconds
     began = time.monotonic()
     told = False
     while True:

@@ -13,8 +13,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+from pipeline.core import patience
 from pipeline.core.params import UserError
-from pipeline.core.patience import OPENING, first_line, patiently, shown
+from pipeline.core.patience import first_line, patiently, shown
 
 TIMEOUT = 30  # seconds until a connection that says nothing is taken for lost
 
@@ -79,7 +80,7 @@ def opened(address: str) -> str | BaseStorage:
     what = f"the database of the studies, {shown(address)},"
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a broken connection's traceback
     try:
-        return patiently(lambda: Lasting(address, **engine), what, OPENING)
+        return patiently(lambda: Lasting(address, **engine), what, patience.OPENING)
     except UserError:
         raise
     except ModuleNotFoundError as error:
