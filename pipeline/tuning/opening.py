@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 
 from pipeline import tracking
@@ -24,6 +26,10 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
     study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is experimental
+            study.set_metric_names(list(settings.objectives))  # as the dashboard shows them
     studies.ask_first(study, families.first_trials(askable(settings.space, job), settings.space))
     return study
 
