@@ -16,7 +16,9 @@ from benchmarks import (
     data,
     front,
     imbalance,
+    kills,
     memory,
+    parallel,
     privacy,
     quality,
     rareimages,
@@ -26,18 +28,22 @@ from benchmarks import (
     scoring,
     serving,
     soak,
+    throughput,
     training,
     tuning,
 )
 
 ALL = {
     "training": training.run,
+    "throughput": throughput.run,
     "memory": memory.run,
     "road": road.run,
     "quality": quality.run,
     "data": data.run,
     "imbalance": imbalance.run,
     "rareimages": rareimages.run,
+    "kills": kills.run,
+    "parallel": parallel.run,
     "privacy": privacy.run,
     "soak": soak.run,
     "rolling": rolling.run,
@@ -58,13 +64,18 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="how long 'soak' goes on; one round at least"
     )
+    parser.add_argument("--kills", type=int, default=30, help="how often 'kills' kills")
     serving.options(parser)
     given = parser.parse_args()
     names = given.names or list(ALL)
     unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
-    runs = ALL | {"soak": lambda: soak.run(given.minutes), "serving": lambda: serving.run(given)}
+    runs = ALL | {
+        "soak": lambda: soak.run(given.minutes),
+        "serving": lambda: serving.run(given),
+        "kills": lambda: kills.run(given.kills),
+    }
     RESULTS.mkdir(exist_ok=True)
     for name in names:
         figures = runs[name]()
@@ -74,7 +85,9 @@ def main() -> None:
             f"{platform.machine()}, Python {platform.python_version()}",
         }
         if not (name == "serving" and serving.partial(given)):
-            (RESULTS / f"{name}.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+            (RESULTS / f"{figures.pop('file', name)}.json").write_text(
+                json.dumps({**about, **figures}, indent=2) + "\n"
+            )
         width = max(map(len, figures))
         print(f"\n{name}  ({about['machine']})")
         for key, value in figures.items():

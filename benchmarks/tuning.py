@@ -259,7 +259,7 @@ def run() -> dict[str, Any]:
             ends = spread(values)
             figures[f"{name}: {what}"] = f"{ends['median']} ({ends['lowest']} to {ends['highest']})"
             figures[f"{name}: {what}, by seed"] = ends["all"]
-        figures[f"{name}: seeds that reached the target"] = sum(map(np.isfinite, until))
+        figures[f"{name}: seeds that reached the target"] = sum(value < float("inf") for value in until)
     full = [found["random, full trials"] for _, found in results]
     for name in ("random with Hyperband", "TPE with Hyperband"):
         shares = [

@@ -138,7 +138,7 @@ class Supervised(pl.LightningModule):
     def losses(self, batch: Batch) -> torch.Tensor | None:
         """The loss of every sample (n,) of a validation batch, whose mean is `val_loss`; None where there is none."""
         inputs, targets = batch
-        return each(self.served.raw(inputs), self._scaled(targets))
+        return each(self.served.raw(inputs).float(), self._scaled(targets))
 
     def _add(self, name: str, value: torch.Tensor, count: int) -> None:
         pair = torch.stack([value.double(), value.new_tensor(count, dtype=torch.float64)])

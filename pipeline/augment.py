@@ -76,6 +76,7 @@ def augment(
     seed: int,
     folder: Path,
     compute: Compute = Compute(),  # noqa: B008
+    shown: bool = True,
 ) -> int:
     """Write the originals and synthetic samples, then `factor` transformed copies of both; return the rows made."""
     spec = dataset.spec
@@ -94,7 +95,7 @@ def augment(
     rows = base * (1 + settings.factor)
     with (
         DatasetWriter(folder, spec) as writer,
-        tqdm(total=rows, desc="augment", unit=" samples", leave=False) as bar,
+        tqdm(total=rows, desc="augment", unit=" samples", leave=False, disable=not shown) as bar,
     ):
         for copy in range(1 + settings.factor):
             for number, chunk in enumerate(itertools.chain(dataset.chunks(), [dict(made)] if made else [])):
@@ -172,7 +173,7 @@ def augment_folds(settings: Augment, seed: int, folder: Path, compute: Compute) 
     folds = [each for fold in numbered(FOLDS) for each in (fold, *numbered(fold / "inner"))]
     for fold in tqdm(folds, desc="augment: folds", unit=" folds", leave=False, disable=not folds):
         train, transform = Dataset(fold / "train"), transform_in(fold / "transform")
-        augment(train, transform, settings, seed, folder / fold.relative_to(FOLDS), compute)
+        augment(train, transform, settings, seed, folder / fold.relative_to(FOLDS), compute, shown=False)
     return len(folds)
 
 

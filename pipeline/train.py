@@ -20,12 +20,12 @@ from pipeline.fitting.diagnoses import diagnose, report
 from pipeline.fitting.doctor import Doctor
 from pipeline.fitting.energy import Meter, country_of, spent, told
 from pipeline.fitting.epochlog import EpochLog, read_log
+from pipeline.fitting.finding import completed
 from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.job import TRANSFORM, make_job
 from pipeline.fitting.lineage import data_digest, digest
 from pipeline.fitting.privacy import promised
 from pipeline.fitting.processes import fit_together, follow, follows
-from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.recorder import recorded
 from pipeline.fitting.space import override
 from pipeline.fitting.trainer import device_of
@@ -74,11 +74,12 @@ def run() -> None:
     model, train, values = tuned(section("model", Model), section("train", Train))
     found, country = yaml.safe_load(BEST.read_text()), country_of()
     searched = {name: found.get(name, {}) for name in ("families", "finals")}
-    job = with_rate(make_job(model, train, section("seed", Seed), section("compute", Compute)))
+    job = make_job(model, train, section("seed", Seed), section("compute", Compute))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)
     state = STATE / "checkpoints" / key
     state.mkdir(parents=True, exist_ok=True)
+    job = completed(job, state)
     with recorded(lambda: open_run(job, values, state)) as recorder:
 
         def record(metrics: dict[str, float], epoch: int) -> None:

@@ -25,6 +25,7 @@ from pipeline.fitting.recorder import Recorder, recorded
 from pipeline.fitting.space import check
 from pipeline.tuning import nested
 from pipeline.tuning import study as studies
+from pipeline.tuning.agreement import check as agree
 from pipeline.tuning.children import Again, Children
 from pipeline.tuning.finals import Finals, contenders
 from pipeline.tuning.folded import fold_jobs
@@ -149,8 +150,9 @@ def tune() -> None:
         return
     job = families.prepared(job, settings.space)
     # Each fold finds a rate of its own, as the whole training set holds its validation samples.
-    if RATE not in settings.space and not fold_jobs(job):
+    if RATE not in settings.space and job.train.batch_size and not fold_jobs(job):
         job = with_rate(job)
+    agree(settings, len(fold_jobs(job)))
     if settings.nested:
         print(f"tune: {nested.cost(settings, nested.check(job))}")
     jobs = fold_jobs(job) or (job,)

@@ -25,6 +25,8 @@ PARTS = {"processes": 2, "strategy": "fsdp"}
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train.accumulate", {"model": {"family": "gan"}, "train": {"accumulate": 2}}),
     ("train.batch_size", {"model": {"family": "gan"}, "train": {"batch_size": 0}}),
+    ("compute.checkpoint_activations", {"compute": {"compile": True, "checkpoint_activations": True}}),
+    ("compute.compile", {"compute": {"compile": True, "processes": 2}}),
     ("train.batch_size", {"train": {"batch_size": 3}, "compute": {"processes": 4}}),
     ("model.family", {"model": {"family": "gan"}, "compute": PARTS}),
     ("train.l1", {"train": {"l1": 0.1}, "compute": PARTS}),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from models.params import Model
+from pipeline import tracking
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError
 from pipeline.fitting.families import chosen, first_trials, prepared, settled, told
@@ -87,6 +88,8 @@ def test_a_study_of_auto_compares_the_families_and_says_how_each_did(project: Pa
         "trials": 4,
         "minutes": 5.0,
         "max_epochs": 1,
+        "top": 2,
+        "seeds": 2,
         "space": {name: {"choices": list(domain.choices)} for name, domain in SPACE.items()},
     }
     (project / "params.yaml").write_text(yaml.safe_dump(content))
@@ -100,7 +103,8 @@ def test_a_study_of_auto_compares_the_families_and_says_how_each_did(project: Pa
     assert {row["model.family"] for row in rows[:2]} == {"cnn", "transformer"}
     assert not [row for row in rows if row["state"] == "fail"]
     families = best["families"]
-    assert next(iter(families)) == best["params"]["model.family"]
+    leading = min((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val_loss"]))
+    assert next(iter(families)) == leading["model.family"]
     for name, entry in families.items():
         mine = [row for row in rows if row["model.family"] == name]
         assert entry["trials"] == len(mine)
@@ -108,8 +112,24 @@ def test_a_study_of_auto_compares_the_families_and_says_how_each_did(project: Pa
             min(float(row["val_loss"]) for row in mine if row["state"] == "complete")
         )
         assert f"{name} best {entry['best']:.4f} ({entry['trials']} trials)" in done.stdout
+    finals = best["finals"]
+    assert [each["given"] for each in finals["settings"]] == [True, *[False] * (len(finals["settings"]) - 1)]
+    winner = min(finals["settings"], key=lambda each: each["mean"])
+    assert best["trial"] == winner["trial"]
+    assert best["params"]["model.family"] == rows[winner["trial"]]["model.family"]
+    assert f"tune: {finals['told']}" in done.stdout
+    with (project / "data/tune/finals.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * len(finals["settings"])
+    assert (project / "data/tune/plots/finals.png").exists()
+    logged = tracking.Run(best_run(done.stdout)).children()
+    assert sum("final" in child.tags for child in logged) == 2 * len(finals["settings"])
     trained = run_stage("train", project)
     assert trained.returncode == 0, trained.stderr
     run = read_json(project / "data/train/run.json")
-    assert run["families"] == families
-    assert read_json(project / "data/train/model.json")["family"] == next(iter(families))
+    assert (run["families"], run["finals"]) == (families, finals)
+    assert read_json(project / "data/train/model.json")["family"] == best["params"]["model.family"]
+
+
+def best_run(printed: str) -> str:
+    """The tuning run that the stage names."""
+    return printed.rpartition("MLflow run ")[2].split()[0]

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import yaml
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from pipeline.core.params import UserError
 from pipeline.fitting.fit import Job
 from pipeline.fitting.space import Domain, Plain
+from pipeline.pages import environment
 from pipeline.tuning import surely
 from pipeline.tuning.finals import Final, Finals, Found, Setting, contenders, fresh_seeds
 from pipeline.tuning.search import Plan
@@ -245,6 +247,23 @@ def test_without_losses_of_samples_the_interval_knows_of_seeds_alone(tmp_path: P
     finals = {key: replace(final, samples=None) for key, final in drawn(plan, {0: 0.30, 1: 0.25}).items()}
     found = judge(plan, SETTINGS, finals)
     assert (found.word, found.samples) == ("better", 0)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_report_shows_what_is_kept(failing: bool, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=2)
+    finals = drawn(plan, {0: 0.30, 1: 0.25, 2: 0.21})
+    if failing:
+        finals[2, 9] = Final(None, reason="RuntimeError: out of <memory>")
+    kept = yaml.safe_load(yaml.safe_dump(judge(plan, THREE, finals).plain()))
+    page = str(environment().get_template("macros.html.j2").module.luck(kept))  # type: ignore[attr-defined]
+    assert kept["told"].partition(":")[0] in page
+    assert "<td>trial 9</td>" in page
+    assert page.count("<td") == (13 if failing else 15)  # a reason takes the place of three
+    assert ("RuntimeError: out of &lt;memory&gt;" in page) == failing
+    study = study_of((0.1, 0.2))
+    lucky = untested(study.best_trial, THREE, 12).plain()
+    assert "not tried again" in str(environment().get_template("macros.html.j2").module.luck(lucky))  # type: ignore[attr-defined]
 
 
 # How surely

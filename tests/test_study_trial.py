@@ -12,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from pipeline.core.params import UserError
 from pipeline.tuning import trial as trials
 from pipeline.tuning.task import METRIC, Outcome, Report, Task
 from pipeline.tuning.trial import run_trial
@@ -148,7 +149,12 @@ def test_a_loss_that_is_no_number_ends_the_trial_at_once(task: Task, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "raised", [TypeError("a bug"), RuntimeError("file write failed: No space left on device")]
+    "raised",
+    [
+        TypeError("a bug"),
+        RuntimeError("file write failed: No space left on device"),
+        UserError("what is given cannot be trained"),
+    ],
 )
 def test_what_is_no_fault_of_the_values_stops_the_search(
     raised: Exception, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -137,13 +137,14 @@ def fitted(job: Job, folder: Path, until: int | None = None) -> dict[str, Any]:
         if epoch == until:
             raise Broken
 
-    doctor, served = Doctor(), None
+    doctor, parts, served = Doctor(), Parts(), None
     with contextlib.suppress(Broken):
-        served = fit(job, [hook], folder, [doctor])
+        served = fit(job, [hook], folder, [doctor, parts])
     return {
         "weights": served and held(served),
         "curves": curves,
         "looks": [look["norm"] for look in doctor.looks],
+        "parts": parts.seen,
     }
 
 

@@ -77,6 +77,13 @@ class Column:
             taken = taken[:, :longest].contiguous()
         return taken if taken.device == self._device else taken.to(self._device, non_blocking=True)
 
+    def longest(self, count: int) -> torch.Tensor:
+        """The numbers of so many rows, of unequal ones the longest."""
+        rows = len(self._values) if self._lengths is None else len(self._lengths)
+        if self._lengths is None:
+            return torch.arange(min(count, rows), device=self.place)
+        return self._lengths.argsort(descending=True, stable=True)[:count].to(self.place)
+
     def _gathered(self, index: torch.Tensor, longest: int) -> torch.Tensor:
         """Ragged rows from where they lie one after the other."""
         assert self._offsets is not None
@@ -159,6 +166,12 @@ class Batches:
     def sizes(self) -> list[int]:
         """How many samples, of all processes together, each batch of a training pass has."""
         return [min(self.size, self.rows - at * self.size) for at in range(len(self))]
+
+    def longest(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of so many of the longest rows, repeated where there are fewer."""
+        rows = self._inputs.longest(count)
+        rows = rows.repeat(-(-count // len(rows)))[:count]
+        return self._inputs.take(rows), self._targets[rows.to(self._targets.device)]
 
     @property
     def _least(self) -> int:

@@ -71,6 +71,17 @@ RULES = (
         "train.batch_size: 0 asks for the largest that fits, and two players learn better from small ones; try 32",
     ),
     Rule(
+        "compute.checkpoint_activations",
+        lambda v: bool(_get(v, "compute.compile")) and bool(_get(v, "compute.checkpoint_activations")),
+        "compute.checkpoint_activations and compute.compile exclude each other: a compiled network decides itself what "
+        "it keeps; set one of them to false",
+    ),
+    Rule(
+        "compute.compile",
+        lambda v: bool(_get(v, "compute.compile")) and _processes(v) > 1,
+        "compute.compile is for a training in one process, and compute.processes is more; set one of them back",
+    ),
+    Rule(
         "train.precision",
         lambda v: _get(v, "train.precision") == "16-mixed" and _get(v, "compute.accelerator") == "cpu",
         "train.precision '16-mixed' is for GPUs, and compute.accelerator is 'cpu'; use bf16-mixed or 32-true",

@@ -16,6 +16,7 @@ from models.layers import ACTIVATIONS
 from models.losses import guessing
 from models.sharding import whole
 from models.tasks import Supervised
+from pipeline.fitting.compiling import compiled, paused
 from pipeline.fitting.diagnoses import Facts, Look
 from pipeline.fitting.epochlog import EpochHook
 
@@ -90,6 +91,8 @@ class Doctor(Callback):
             return
         self._look = {"step": step, "means": {}, "stds": {}, "zeros": {}, "dead": {}}
         assert isinstance(pl_module, Supervised)
+        if compiled(pl_module.served.net):
+            paused(True)
         modules: list[tuple[str, nn.Module]] = list(pl_module.served.net.named_modules())
         for name, module in modules:
             if type(module) in KINDS or isinstance(module, WEIGHTED):
@@ -118,10 +121,12 @@ class Doctor(Callback):
         """Measure gradients before they are clipped, and keep the weights as they are before the step."""
         if not self._look or optimizer is not trainer.optimizers[0]:
             return
+        assert isinstance(pl_module, Supervised)
         for hook in self._hooked:
             hook.remove()
         self._hooked.clear()
-        assert isinstance(pl_module, Supervised)
+        if compiled(pl_module.served.net):
+            paused(False)
         given = [weight.grad for weight in pl_module.served.parameters() if weight.grad is not None]
         self._look["norm"] = torch.nn.utils.get_total_norm(given)
         self._look["lr"] = float(optimizer.param_groups[0]["lr"])

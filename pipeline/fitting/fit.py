@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from models.recomputing import recompute
 from models.served import Served
 from models.sharding import is_sharded
 from models.together import separate
@@ -18,6 +17,7 @@ from pipeline.fitting.assembly import assemble, put_together
 from pipeline.fitting.averaging import Averaged
 from pipeline.fitting.batches import Batches
 from pipeline.fitting.checkpoints import Checkpoints
+from pipeline.fitting.compiling import as_written, compile_net
 from pipeline.fitting.energy import Meter
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.privacy import Guarded
@@ -49,6 +49,8 @@ def fit(
     if task.served.lifted:  # what is left is little, and its checkpoints are not those of the whole
         torch.set_num_threads(job.compute.threads or 1)
         checkpoints = checkpoints / "head" if checkpoints else None
+    if job.compute.compile:
+        compile_net(task.served.net, ragged=job.spec.input.ragged)
     kept = Checkpoints(checkpoints, best) if checkpoints else None
     trainer = make_trainer(
         job, [*steps(job, train, hooks, callbacks or [], guard), *(kept.callbacks if kept else [])]
@@ -62,7 +64,7 @@ def fit(
         task.served = put_together(task.served, job)
     if kept is not None:
         kept.restore(task)
-    recompute(task.served.net, marked=False)
+    as_written(task.served.net)
     if secret:
         secret.forget()
     task.served.eval()

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from models.together import place
 from pipeline.core.params import UserError
 from pipeline.extras import OPACUS
 from pipeline.fitting.batches import Batches
@@ -99,8 +100,12 @@ class Guarded(Callback):
         """Find the noise for the whole training.
 
         Raises:
-            UserError: `delta` promises nothing for so few samples, or the budget is too small.
+            UserError: `delta` promises nothing for so few samples, the budget is too small, or processes share it.
         """
+        if place()[1] > 1:
+            raise UserError(
+                "train.privacy is for one process, which draws all batches and noise; start no others"
+            )
         self.settings, self.secret, self.steps = train.privacy, secret, 0
         self.rate, self.batch = batches.rate, batches.rate * batches.rows
         if self.settings.delta >= 1 / batches.rows:

@@ -44,9 +44,9 @@ def fit_together(
 ) -> Served:
     """As `fit`, by `job.compute.processes` processes, which this one starts and ends; one is this process.
 
-    Hooks are called here. So are those of a callback (`callback.hooks`); what else it holds is sent to the processes,
-    and comes back from the first as it is in the end. Under torchrun or srun the processes are those which it
-    started, and this one is the first of them: the others `follow`.
+    Hooks are called here. So are those of a callback (`callback.hooks`); what else it holds, plain data, is sent to
+    the processes, and comes back from the first as it is in the end. Under torchrun or srun the processes are those
+    which it started, and this one is the first of them: the others `follow`.
 
     Raises:
         UserError: a process was killed, or the job does not suit so many.
@@ -105,6 +105,9 @@ def member(
     otherwise `meeting` says where processes meet (`init_method` or `store`, as `init_process_group` takes them).
     """
     hooks: list[EpochHook] = [lambda *epoch: tell(("epoch", *epoch))]
+    own = [
+        vars(callback).keys() - {"hooks"} for callback in callbacks or []
+    ]  # Lightning adds methods of the task
     for at, callback in enumerate(callbacks or []):
         callback.hooks = [_teller(tell, at)] if place.rank == 0 else []  # type: ignore[attr-defined]
     with joined(place, _device(job, place), **meeting):
@@ -112,7 +115,11 @@ def member(
         if place.rank == 0:
             weights = io.BytesIO()
             torch.save(served.state_dict(), weights)
-            tell(("end", [_own(callback) for callback in callbacks or []], weights.getvalue()))
+            states = [
+                {name: vars(each)[name] for name in names}
+                for each, names in zip(callbacks or [], own, strict=True)
+            ]
+            tell(("end", states, weights.getvalue()))
 
 
 class Told:
@@ -155,10 +162,6 @@ class Told:
 
 def _teller(tell: Tell, at: int) -> EpochHook:
     return lambda *epoch: tell(("callback", at, *epoch))
-
-
-def _own(callback: Callback) -> dict[str, Any]:
-    return {name: value for name, value in vars(callback).items() if name != "hooks"}
 
 
 def _device(job: Job, place: Place) -> torch.device:

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.tuning.settings import Constraints, Tune
 
-LIMITS = "limits"  # of a study: its constraints, by name
+LIMITS = "limits"  # a note with a study: its constraints, by name
 
 
 def limits(constraints: Constraints) -> dict[str, float]:
@@ -18,7 +18,7 @@ def limits(constraints: Constraints) -> dict[str, float]:
 
 
 def keep(study: Study, settings: Tune) -> None:
-    """Note in a study what its trials must keep."""
+    """Note with a study what its trials must keep."""
     study.set_user_attr(LIMITS, limits(settings.constraints))
 
 

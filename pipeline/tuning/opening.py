@@ -12,7 +12,7 @@ from pipeline.fitting.space import Plain, Space
 from pipeline.tuning import study as studies
 from pipeline.tuning.settings import Tune
 
-RATE = "train.lr"
+RATE, SIZE = "train.lr", "train.batch_size"
 
 
 def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
@@ -33,7 +33,7 @@ def given(space: Space, job: Job) -> Plain:
     plain = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     values: Plain = {}
     for dotted in space:
-        if dotted == RATE and not job.train.lr:
+        if dotted in (RATE, SIZE) and not getattr(job.train, dotted.partition(".")[2]):
             continue  # to be found, and the study finds it
         node: object = plain
         for part in dotted.split("."):

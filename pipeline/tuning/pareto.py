@@ -9,7 +9,7 @@ from __future__ import annotations
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.tuning.constraints import feasible
+from pipeline.tuning.constraints import LIMITS, feasible
 from pipeline.tuning.task import METRIC
 
 
@@ -29,6 +29,18 @@ def ranked(study: Study) -> list[FrozenTrial]:
     finished = feasible(study.get_trials(states=(TrialState.COMPLETE,)))
     first = {trial.number for trial in study.best_trials}
     return sorted(finished, key=lambda trial: (trial.number not in first, loss(trial), trial.number))
+
+
+def columns(study: Study) -> dict[str, dict[int, str]]:
+    """Columns of a table of trials, by number: which keep the constraints, and which are on the front, where either is."""
+    trials, found = study.get_trials(deepcopy=False), dict[str, dict[int, str]]()
+    if study.user_attrs.get(LIMITS):
+        keeping = {each.number for each in feasible(trials)}
+        measured = [each.number for each in trials if each.constraints]
+        found["feasible"] = {number: "yes" if number in keeping else "no" for number in measured}
+    if len(study.directions) > 1:
+        found["front"] = {each.number: "yes" for each in front(study)}
+    return found
 
 
 def written(study: Study, objectives: tuple[str, ...]) -> list[dict[str, float]]:

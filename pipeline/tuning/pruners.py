@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import NamedTuple
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
@@ -114,7 +116,9 @@ PRUNERS: dict[str, Build] = {
 
 def pruner_of(settings: Tune, folds: int) -> BasePruner:
     """The pruner of a whole study, whose trials fit so many folds."""
-    return PRUNERS[settings.pruner](settings, settings.max_epochs if folds <= 1 else folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PRUNERS[settings.pruner](settings, settings.max_epochs if folds <= 1 else folds)
 
 
 class Point(NamedTuple):

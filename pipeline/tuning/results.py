@@ -14,7 +14,7 @@ from pipeline.core.tables import write_csv
 from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
-from pipeline.tuning.pareto import loss
+from pipeline.tuning.pareto import columns, loss
 from pipeline.tuning.study import NOTES, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
@@ -56,6 +56,8 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
     for name, entry in families.compared(ended(study)).items():
         run.tags({f"family.{name}": f"best {METRIC} {entry['best']} of {entry['trials']} trials"})
     run.tags({f"best.{name}": str(value) for name, value in verdict.winner.values.items()})
+    if fronts := columns(study).get("front"):
+        run.tags({"front": ", ".join(f"trial {number}" for number in fronts)})
     run.tags({"verdict": verdict.word, "verdict.told": verdict.told})
     found = {} if verdict.winner.search is None else {METRIC: verdict.winner.search}
     run.metrics({**found, "trials": len(ended(study)), **verdict.metrics()})
@@ -64,10 +66,10 @@ def log_verdict(run: tracking.Run, study: optuna.Study, verdict: Verdict) -> Non
 def write_table(study: optuna.Study, path: Path, space: Space) -> None:
     """Write every trial as a row: number, state, loss, best loss so far, epochs, what was measured, parameters.
 
-    Of cross-validation also how far the folds lie apart, and how many were fitted in place of epochs.
+    Of cross-validation the folds that were fitted stand in place of epochs; of constraints and several objectives
+    there is which trials keep them and which are on the front.
     """
-    trials, best, rows = ended(study), float("inf"), []
-    folded = any(SPREAD in trial.user_attrs for trial in trials)
+    trials, best, rows, kept = ended(study), float("inf"), list[list[Any]](), columns(study)
     measured = [name for name in MEASURES if any(name in trial.user_attrs for trial in trials)]
     for trial in trials:
         value = loss(trial) if trial.state == TrialState.COMPLETE else float("inf")
@@ -75,13 +77,13 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         shown = [number if number < float("inf") else "" for number in (value, best)]
         seconds = round(trial.user_attrs.get("seconds", 0.0), 2)
         found = [trial.user_attrs.get(name, "") for name in measured]
+        found += [column.get(trial.number, "") for column in kept.values()]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, *([trial.user_attrs.get(SPREAD, "")] if folded else []),
-             len(trial.intermediate_values), seconds, *found, *values]
+            [trial.number, trial.state.name.lower(), *shown, len(trial.intermediate_values), seconds, *found, *values]
         )  # fmt: skip
-    counted = [SPREAD, "folds"] if folded else ["epochs"]
-    write_csv(path, ["trial", "state", METRIC, "best", *counted, "seconds", *measured, *space], rows)
+    counted = "folds" if SPREAD in measured else "epochs"  # that were fitted
+    write_csv(path, ["trial", "state", METRIC, "best", counted, "seconds", *measured, *kept, *space], rows)
 
 
 def write_finals(verdict: Verdict | None, path: Path) -> None:

@@ -61,7 +61,8 @@ class Fresh(BaseSampler):
     """A sampler of Optuna's, made anew for whatever is asked of it."""
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
-        self.make, self.seed, self.current = make, seed, make(seed)
+        self.make, self.seed = make, seed
+        self.current = self._made(0)
 
     def _made(self, number: int, name: str = "") -> BaseSampler:
         with warnings.catch_warnings():
@@ -217,9 +218,19 @@ def cma_es(settings: Tune, seed: int, given: list[Plain]) -> BaseSampler:
 
 
 def nsga_ii(settings: Tune, seed: int, given: list[Plain]) -> BaseSampler:
-    """NSGA-II (Deb et al., 2002); generations are kept with the trials."""
+    """NSGA-II with the crossover and mutation of its paper (Deb et al., 2002); generations are kept with the trials."""
     del settings, given
-    return Fresh(lambda own: optuna.samplers.NSGAIISampler(seed=own, population_size=POPULATION), seed)
+
+    def make(own: int) -> BaseSampler:
+        crossover, mutation = (
+            optuna.samplers.nsgaii.SBXCrossover(),
+            optuna.samplers.nsgaii.PolynomialMutation(),
+        )
+        return optuna.samplers.NSGAIISampler(
+            seed=own, population_size=POPULATION, crossover=crossover, mutation=mutation
+        )
+
+    return Fresh(make, seed)
 
 
 SAMPLERS: dict[str, Build] = {

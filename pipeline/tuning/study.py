@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pipeline.core.params import UserError
 from pipeline.fitting.space import Plain
 from pipeline.tuning.constraints import keep, unmet
-from pipeline.tuning.pareto import ranked
+from pipeline.tuning.pareto import ranked as ranked
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 

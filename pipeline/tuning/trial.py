@@ -12,12 +12,13 @@ from dataclasses import replace
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from pipeline.core.params import UserError
 from pipeline.core.stage import disk_full
 from pipeline.engine.tasks import Ask
 from pipeline.fitting import families
 from pipeline.fitting.epochlog import EpochLog as EpochLog
+from pipeline.fitting.finding import completed
 from pipeline.fitting.fit import Job, fit
-from pipeline.fitting.ratefinder import with_rate
 from pipeline.fitting.samples import SampleLosses
 from pipeline.fitting.space import Plain, Space, override
 from pipeline.tuning.measures import latency_ms, parameters, parameters_of
@@ -52,8 +53,8 @@ def run_trial(task: Task, ask: Ask) -> Outcome:
     except Pruned:
         return Outcome("pruned")
     except FAILURES as error:
-        if disk_full(str(error)):
-            raise
+        if disk_full(str(error)) or (isinstance(error, UserError) and task.number == 0):
+            raise  # the first values are the given ones: what is wrong with them, or the machine, is for the user
         outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}"[:500])
     else:
         return Outcome("complete", {**folds[-1], **over_folds([each[METRIC] for each in folds])})
@@ -85,7 +86,7 @@ def fit_fold(task: Task, fold: int, ask: Ask) -> dict[str, float]:
     """Fit one fold; a checkpoint that cannot be gone on from is thrown away."""
     folder, losses = task.folder / str(fold), Losses()
     resumed = any(folder.rglob("last.ckpt"))
-    job = with_rate(task.jobs[fold])
+    job = completed(task.jobs[fold], folder)
     hook = Reporter(task, fold, ask, losses)
     callbacks: list[Callback] = [losses, *([SampleLosses(task.losses_of(fold))] if task.losses else [])]
     try:
