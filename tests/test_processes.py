@@ -119,7 +119,7 @@ def test_a_training_that_was_broken_off_ends_like_the_undisturbed_one(two: Path,
 def children() -> list[psutil.Process]:
     """Processes that train for this one."""
     named = sorted((process.name, process.pid) for process in multiprocessing.active_children())
-    return [psutil.Process(pid) for name, pid in named if pid and name.startswith("train-")]
+    return [psutil.Process(pid) for name, pid in named if pid and name.startswith("companion-")]
 
 
 def killed(job: Job, checkpoints: Path, note: Path) -> None:

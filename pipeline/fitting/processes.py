@@ -7,16 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
-import signal
-import sys
 import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +16,11 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed
 
 from models.served import Served
-from pipeline.core.params import UserError
-from pipeline.engine.mapping import _bound_to_parent
+from pipeline.engine.companions import Tell, run_all
 from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.fit import Job, fit
 from pipeline.fitting.groups import Place, check, joined, launched, loopback
 from pipeline.fitting.trainer import device_of
-
-Tell = Callable[[Any], None]  # sends what the first process knows to where MLflow is written, in order
-GRACE = 3.0  # seconds in which the one that died first is told from those that died of it
 
 
 def fit_together(
@@ -67,8 +54,7 @@ def fit_together(
     told = Told(job, hooks, callbacks)
     with tempfile.TemporaryDirectory() as meeting:
         given = job, checkpoints, told.sent, Path(meeting) / "store"
-        with _started(_run, [(Place(rank, world, rank, world), *given) for rank in range(world)]) as group:
-            _listen(group, told.take)
+        run_all(_spawned, [(Place(rank, world, rank, world), *given) for rank in range(world)], told.take)
     return told.served
 
 
@@ -169,111 +155,10 @@ def _device(job: Job, place: Place) -> torch.device:
     return torch.device("cuda", place.local) if device.type == "cuda" else device
 
 
-def _run(
-    pipe: Connection,
-    place: Place,
-    job: Job,
-    checkpoints: Path | None,
-    callbacks: list[Callback],
-    meeting: Path,
+def _spawned(
+    tell: Tell, place: Place, job: Job, checkpoints: Path | None, callbacks: list[Callback], meeting: Path
 ) -> None:
-    """What a process does that was started here; its error goes to the parent."""
-    _bound_to_parent()
+    """What a process does that was started here."""
     loopback()
-    try:
-        store = distributed.FileStore(str(meeting), place.world)  # type: ignore[attr-defined]
-        member(job, place, pipe.send, checkpoints, callbacks, store=store)
-    except Exception as error:
-        error.add_note(f"in process {place.rank} of {place.world}:\n{traceback.format_exc()}")
-        try:
-            pipe.send(("error", error))
-        except Exception:  # what cannot be pickled
-            pipe.send(("error", RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
-        sys.exit(1)
-
-
-@contextmanager
-def _started(work: Callable[..., None], given: list[tuple[Any, ...]]) -> Iterator[dict[Connection, Any]]:
-    """Processes that run `work` with a pipe and what is given; in the end none is left."""
-    context = get_context("spawn")
-    group: dict[Connection, Any] = {}
-    try:
-        for rank, arguments in enumerate(given):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=work, args=(theirs, *arguments), name=f"train-{rank}", daemon=True
-            )
-            with _deaf_to_ctrl_c():
-                process.start()
-            theirs.close()
-            group[ours] = process
-        yield group
-    finally:
-        for pipe, process in group.items():
-            process.kill()
-            process.join()
-            pipe.close()
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started within ignores Ctrl-C from its first moment, and leaves it to this process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _listen(group: dict[Connection, Any], take: Tell) -> None:
-    """Take what processes tell until all of them have ended well.
-
-    Raises:
-        UserError: one was killed.
-    """
-    alive = list(group)
-    while alive:
-        for pipe in wait(alive):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except (EOFError, ConnectionResetError):
-                alive.remove(pipe)
-                group[pipe].join()
-                if group[pipe].exitcode:
-                    raise _reason(group, []) from None
-                continue
-            if message[0] == "error":
-                raise _reason(group, [message[1]])
-            take(message)
-
-
-def _reason(group: dict[Connection, Any], errors: list[Exception]) -> Exception:
-    """Why the group ended: the first of its errors, unless one was killed, of which the others' errors come."""
-    end = time.monotonic() + GRACE
-    while (
-        time.monotonic() < end and not (dead := _killed(group)) and any(p.is_alive() for p in group.values())
-    ):
-        time.sleep(0.05)
-    for pipe in group:
-        with suppress(EOFError, OSError):
-            while pipe.poll():
-                message = pipe.recv()
-                errors += [message[1]] if message[0] == "error" else []
-    if dead := _killed(group):
-        rank, sign = dead[0]
-        return UserError(
-            f"process {rank} of the {len(group)} that train together was killed ({signal.Signals(sign).name}), perhaps "
-            "for want of memory, and the others were ended; run 'dvc repro' again: it goes on from the last checkpoint"
-        )
-    theirs = [error for error in errors if isinstance(error, UserError)]
-    return (theirs or errors or [RuntimeError("a process that trains ended without a word")])[0]
-
-
-def _killed(group: dict[Connection, Any]) -> list[tuple[int, int]]:
-    """Number and signal of each process that was killed."""
-    codes = [(rank, process.exitcode) for rank, process in enumerate(group.values())]
-    return [(rank, -code) for rank, code in codes if code is not None and code < 0]
+    store = distributed.FileStore(str(meeting), place.world)  # type: ignore[attr-defined]
+    member(job, place, tell, checkpoints, callbacks, store=store)

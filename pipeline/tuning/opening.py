@@ -8,7 +8,7 @@ from pipeline import tracking
 from pipeline.fitting import families
 from pipeline.fitting.fit import Job
 from pipeline.fitting.lineage import data_digest, digest
-from pipeline.fitting.space import Plain, Space
+from pipeline.fitting.space import Plain, Space, same
 from pipeline.tuning import study as studies
 from pipeline.tuning.settings import Tune
 
@@ -24,8 +24,18 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
     study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
-    studies.ask_first(study, families.first_trials(given(settings.space, job), settings.space))
+    studies.ask_first(study, families.first_trials(askable(settings.space, job), settings.space))
     return study
+
+
+def askable(space: Space, job: Job) -> Plain:
+    """The given values that a trial may have; in place of a choice that is none of the space's, one is drawn."""
+    found = given(space, job)
+    return {
+        name: value
+        for name, value in found.items()
+        if not space[name].choices or any(same(value, choice) for choice in space[name].choices)
+    }
 
 
 def given(space: Space, job: Job) -> Plain:
