@@ -35,7 +35,7 @@ def seed_of(seed: int, number: int, name: str = "") -> int:
 
 
 class ByNumber(BaseSampler):
-    """Values that depend on the trial's number alone, so on no timing; a key that is missing takes its first value."""
+    """Values that depend on the trial's number alone, so on no timing; a key that is missing takes its middle value."""
 
     def __init__(self, point: Callable[[int], Plain], space: Space) -> None:
         self.point, self.space = point, space
@@ -54,7 +54,7 @@ class ByNumber(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The value of one key."""
-        return self.point(trial.number).get(param_name, self.space[param_name].at(0.0))
+        return self.point(trial.number).get(param_name, self.space[param_name].at(0.5))
 
 
 class Fresh(BaseSampler):
