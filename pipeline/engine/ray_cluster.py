@@ -86,7 +86,7 @@ def join(ray: Any, address: str) -> None:
         told = str(error).splitlines()[0]
         raise UserError(f"no Ray cluster can be joined at '{address or 'this machine'}': {told}") from None
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if ours is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)  # Ray's prints a trace and ends the process at once
 
 
