@@ -89,11 +89,6 @@ class Samples(Dataset):  # type: ignore[type-arg]
         slant = math.tan(math.radians(random.uniform(-given.shear, given.shear)))
         a, b = zoom * math.cos(turn), zoom * (slant + math.sin(turn))
         d, e = -zoom * math.sin(turn), zoom * math.cos(turn)
-            zoom * math.cos(turn),
-            zoom * (slant + math.sin(turn)),
-            -zoom * math.sin(turn),
-            zoom * math.cos(turn),
-        )
         x = width / 2 + random.uniform(-given.shift, given.shift) * width
         y = height / 2 + random.uniform(-given.shift, given.shift) * height
         return a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y

@@ -35,6 +35,7 @@ from serving.inputs.spec import Transform
 EPOCHS, REDUCTION = 27, 3  # of a whole trial
 SEEDS, TRIALS = int(os.environ.get("SEEDS", "5")), int(os.environ.get("TRIALS", "20"))
 SHARE, NEAR = 1 / 3, 1.02  # of the epochs of full trials; how near the target counts as reached
+ENDS = ("median", "lowest", "highest")  # over the seeds
 ROWS, HELD = 800, 600  # samples in training and in validation
 SPACE = {
     "train.lr": Domain(low=0.0001, high=0.3, log=True),
@@ -226,7 +227,7 @@ def compare(seed: int, folder: Path) -> tuple[float, dict[str, Walk]]:
 
 def spread(values: list[float]) -> dict[str, Any]:
     """Median and range over the seeds; infinite ones are written as none."""
-    ends = {"median": median(values), "lowest": min(values), "highest": max(values)}
+    ends = dict(zip(ENDS, (median(values), min(values), max(values)), strict=True))
     return {name: value if np.isfinite(value) else None for name, value in ends.items()} | {
         "all": [value if np.isfinite(value) else None for value in values]
     }
@@ -257,7 +258,8 @@ def run() -> dict[str, Any]:
         }  # fmt: skip
         for what, values in sides.items():
             ends = spread(values)
-            figures[f"{name}: {what}"] = f"{ends['median']} ({ends['lowest']} to {ends['highest']})"
+            shown = ["not reached" if ends[end] is None else f"{ends[end]:.4g}" for end in ENDS]
+            figures[f"{name}: {what}"] = f"{shown[0]} ({shown[1]} to {shown[2]})"
             figures[f"{name}: {what}, by seed"] = ends["all"]
         figures[f"{name}: seeds that reached the target"] = sum(value < float("inf") for value in until)
     full = [found["random, full trials"] for _, found in results]

@@ -55,6 +55,7 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         tuned=trained["tuned"],
         families=trained.get("families", {}),
         finals=trained.get("finals", {}),
+        nested=trained.get("nested", {}),
         training=training_of(trained),
         pictures=pictures,
     )

@@ -47,6 +47,12 @@ def show() -> None:
         console.print(f"families compared by validation loss: {', '.join(told)}", soft_wrap=True)
     if finals := read_json(DATA / "train" / "run.json").get("finals"):
         console.print(f"tuning: {finals['told']}", soft_wrap=True)
+    if nested := read_json(DATA / "train" / "run.json").get("nested"):
+        ends = (
+            f"{name} {each['value']:.4f} ({each['low']:.4f} to {each['high']:.4f})"
+            for name, each in nested.items()
+        )
+        console.print(f"nested estimate: {', '.join(ends)}", soft_wrap=True)
     server, name = section("server", ServerSettings), section("name", Name)
     lines = {
         "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),

@@ -73,7 +73,7 @@ def run() -> None:
         return
     model, train, values = tuned(section("model", Model), section("train", Train))
     found, country = yaml.safe_load(BEST.read_text()), country_of()
-    searched = {name: found.get(name, {}) for name in ("families", "finals")}
+    searched = {name: found.get(name, {}) for name in ("families", "finals", "nested")}
     job = make_job(model, train, section("seed", Seed), section("compute", Compute))
     data = data_digest(job.train_folder, job.val_folder)
     key = digest(job.model.model_dump(), train.model_dump(), job.seed, data)

@@ -69,7 +69,7 @@ def choose(study: optuna.Study, plan: Plan, recorder: Recorder) -> Verdict:
     """Choose a setting: the best trial, or with `tune.top` the one that does best on fresh seeds."""
     best, job = studies.best(study), plan.jobs[0]
     settings = contenders(study, plan, given(plan.settings.space, job))
-    if plan.settings.top == 1 or METRIC not in plan.settings.objectives:
+    if plan.settings.top == 1:
         return untested(best, settings, len(studies.ended(study)))
     plan = replace(plan, folder=STATE / "finals" / study.study_name)
     finals = Finals(plan, settings, lambda *told: recorder.later(lambda run: children.add(run, *told)))

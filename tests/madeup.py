@@ -88,3 +88,10 @@ def lingering(task: Task, ask: Ask) -> Outcome:
     time.sleep(0.1)
     ask(Report(0, 0, {"val_loss": 1.0}, 0.1, 2.0))
     return Outcome("complete", {"val_loss": 1.0})
+
+
+def asleep(task: Path, ask: Ask) -> None:
+    """Say that it works, then nothing for long."""
+    del ask
+    task.touch()
+    time.sleep(600)

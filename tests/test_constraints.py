@@ -20,7 +20,7 @@ from pipeline.tuning.measures import latency_ms, parameters_of
 from pipeline.tuning.pareto import columns, front, ranked, written
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Constraints, Tune
-from pipeline.tuning.study import best
+from pipeline.tuning.study import REPORTS, best
 from pipeline.tuning.task import Outcome, Report, Task
 from pipeline.tuning.trial import run_trial
 from tests.searches import SPACE, Stopped, session, work_of
@@ -279,3 +279,4 @@ def test_several_objectives_end_no_trial() -> None:
         work,
     )
     assert {trial.state.name for trial in study.get_trials()} == {"COMPLETE"}
+    assert {trial.user_attrs[REPORTS] for trial in study.get_trials()} == {3}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sklearn.model_selection import StratifiedGroupKFold
 from tokenizers import Tokenizer
 
@@ -18,8 +19,9 @@ from pipeline.core.dataset import Dataset, numbered
 from pipeline.core.params import UserError, validate
 from pipeline.folds import Folds, dealt
 from pipeline.prepare import Prepare
+from pipeline.quickcheck import check_known_data
 from serving.inputs.spec import Transform, read_json
-from tests.conftest import digits, identities, spec_of
+from tests.conftest import digits, identities, set_params, spec_of
 from tests.folding import FOLDS, ids, laid, prepared
 from tests.modalities import series_rows, series_spec, table_rows, table_spec, text_rows, text_spec
 
@@ -314,6 +316,18 @@ def test_folds_that_the_data_do_not_allow_are_refused_and_leave_what_was(
     with pytest.raises(UserError, match=reason):
         prepared(project, **folds)
     assert sorted(path.as_posix() for path in Path("data").rglob("*")) == before
+
+
+def test_the_check_tells_a_scheme_that_known_data_do_not_allow(project: Path) -> None:
+    laid(project, table_spec("ab"), table_rows(40, 3), np.arange(40) % 2)
+    set_params(project, {"prepare.folds": {"number": 3, "scheme": "time", "inner": 0}})
+    check_known_data()  # what the data are is not known of another section `data`
+    used = {"data": yaml.safe_load(Path("params.yaml").read_text())["data"]}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"ingest": {"params": {"params.yaml": used}}}}))
+    with pytest.raises(UserError, match="'time' needs a column of times"):
+        check_known_data()
+    set_params(project, {"prepare.folds.number": 0})
+    check_known_data()
 
 
 def test_a_class_that_a_training_part_would_miss_is_refused(project: Path) -> None:

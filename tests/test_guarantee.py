@@ -86,6 +86,8 @@ def test_each_breach_is_told_with_its_line_and_what_to_do(key: str, tmp_path: Pa
 )
 def test_a_search_may_not_break_it_either(space: dict[str, Any], said: str, tmp_path: Path) -> None:
     assert said in refusal(tmp_path, given(**{"tune.space": space}))
+    openly = {"tune": {"space": space}, "train": {"privacy": {"epsilon": 0}}}
+    assert ("promise" in said) == bool(breaches(openly))  # it is one even where none is given
 
 
 def test_a_stage_refuses_what_the_check_was_not_asked_about(project: Path) -> None:

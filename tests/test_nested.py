@@ -7,13 +7,15 @@ import doctest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
+from scipy import stats
 
 from models.params import Model
 from pipeline import augment, prepare, tracking, tune
-from pipeline.core.dataset import Dataset
+from pipeline.core.dataset import Dataset, numbered
 from pipeline.core.params import UserError, section
 from pipeline.fitting.compute import Compute
 from pipeline.fitting.fit import Train, fit
@@ -24,6 +26,7 @@ from pipeline.tuning.settings import Tune
 from pipeline.tuning.storage import opened
 from pipeline.tuning.trial import METRIC, settled
 from tests.conftest import ROOT
+from tests.folding import FOLDS as FOLDERS
 from tests.folding import laid
 from tests.project import Project
 from tests.recipes import standing_in
@@ -34,7 +37,7 @@ OUTPUT = Path("data/tune")
 SPACE = {"train.lr": {"choices": [0.0001, 0.02]}, "model.dropout": {"low": 0.0, "high": 0.4}}
 CHANGES: dict[str, Any] = {
     "prepare": {"folds": {"number": FOLDS, "scheme": "auto", "inner": 2}},
-    "augment": {"factor": 0},
+    "augment": {"factor": 1},
     "model": {"family": "fnn", "width": 8, "depth": 1},
     "train": {"batch_size": 32, "lr": 0.02, "augmentation": {"strength": 0.0}},
     "tune": {"nested": True, "trials": 2, "max_epochs": 2, "pruner": "none", "space": SPACE, "minutes": 60},
@@ -88,7 +91,14 @@ def test_each_fold_has_a_search_of_its_own(tuned: tuple[Project, str]) -> None:
     assert first in studies
     losses = [each["val_loss"] for each in found["outer"]]
     assert found["val_loss"]["value"] == pytest.approx(sum(losses) / FOLDS)
-    assert found["val_loss"]["low"] < min(losses) < max(losses) < found["val_loss"]["high"]
+    share = np.mean(
+        [
+            len(Dataset(fold / "val")) / len(Dataset(fold / "train"))
+            for fold in numbered(project.folder / FOLDERS)
+        ]
+    )
+    half = stats.t.ppf(0.975, FOLDS - 1) * np.sqrt((1 / FOLDS + share) * np.var(losses, ddof=1))
+    assert found["val_loss"]["high"] - found["val_loss"]["value"] == pytest.approx(half)
     assert best["nested"] == {name: found[name] for name in ("val_loss", "val_score")}
     assert found["search"] == best["val_loss"]
 

@@ -67,6 +67,7 @@ def test_the_run_in_mlflow_holds_everything(road: Road) -> None:
     names = {key for (key,) in rows("metrics", "key")}
     assert any(name.startswith("system/cpu") for name in names)
     assert {"test_accuracy", "test_accuracy_low", "test_accuracy_high", "serving_p50_ms"} <= names
+    assert {"joules", "energy_joules", "energy_kwh", "carbon_kg"} <= names
     tags = dict(rows("tags", "key, value"))
     head = road.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
     assert tags["mlflow.source.git.commit"] == head
@@ -83,6 +84,11 @@ def test_the_run_in_mlflow_holds_everything(road: Road) -> None:
     parents = store.execute("select value, run_uuid from tags where key = 'mlflow.parentRunId'").fetchall()
     assert len(parents) == 2
     assert len({parent for parent, _ in parents}) == 1
+    spent = dict(rows("metrics", "key, value", parents[0][0]))["energy_joules"]
+    trials = [dict(rows("metrics", "key, value", child))["joules"] for _, child in parents]
+    assert spent == pytest.approx(sum(trials))  # of one epoch each
+    for page in ("data/export/bundle/README.md", "data/promote/report.html"):
+        assert "Energy of the training" in (road.folder / page).read_text()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.searches import GIVEN, GRID, SPACE, Stopped, best_of, bowl, session, 
 
 WORDS = get_args(Sampler)
 BY_NUMBER = ("grid", "random", "quasi-random")
-TRIALS = {"nsga-ii": 44, "cma-es": 26, "gp": 8}  # beyond what is random
+TRIALS = {"nsga-ii": 44, "cma-es": 26, "gp": 6}  # beyond what is random
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_model_does_not_propose_what_is_running(word: str) -> None:
     settings = Tune.model_validate({"minutes": 60.0, "pruner": "none", **settings_of(word)})
     study = session(None, settings_of(word), work_of(bowl))
     study.sampler = sampler_of(study, settings, 7)
-    asked, count = [], 3 if word == "gp" else 6
+    asked, count = [], 2 if word == "gp" else 6
     for _ in range(count):
         trial = study.ask()
         asked.append(tuple(domain.suggest(trial, name) for name, domain in SPACE.items()))
@@ -184,19 +184,18 @@ def test_a_grid_goes_where_conditions_lead() -> None:
 
 
 def test_models_find_a_better_point_than_random_search() -> None:
-    """On a smooth function of four numbers, over seeds; the sign of every mean is far beyond its spread."""
-    space = {f"x{at}": Domain(low=0.0, high=1.0) for at in range(4)}
+    """On a smooth function, over seeds; every factor is far from what was seen."""
 
     def smooth(values: Plain) -> dict[str, float]:
-        return {"val_loss": sum((values[f"x{at}"] - 0.2 * at - 0.1) ** 2 for at in range(4))}
+        return {"val_loss": sum((values[f"x{at}"] - 0.2 * at - 0.1) ** 2 for at in range(len(values)))}
 
-    def mean(word: str, trials: int, seeds: int = 5) -> float:
+    def mean(word: str, numbers: int, trials: int, seeds: int) -> float:
+        space = {f"x{at}": Domain(low=0.0, high=1.0) for at in range(numbers)}
         changes = {"sampler": word, "trials": trials, "space": space}
         found = [best_of(session(None, changes, work_of(smooth), seed=seed)) for seed in range(seeds)]
         return float(np.mean([trial.values for trial in found]))
 
-    few, many = mean("random", 14), mean("random", 100)
-    assert mean("gp", 14, 2) < 0.3 * few
-    assert mean("tpe", 100) < 0.5 * many
-    assert mean("cma-es", 100) < 0.2 * many
-    assert mean("nsga-ii", 100) < 0.9 * many
+    assert mean("gp", 2, 9, 2) < 0.3 * mean("random", 2, 9, 20)
+    random = mean("random", 4, 80, 8)
+    for word, share in (("tpe", 0.5), ("cma-es", 0.2), ("nsga-ii", 0.9)):
+        assert mean(word, 4, 80, 4) < share * random, word

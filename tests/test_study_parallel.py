@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from optuna.trial import TrialState
 
 from pipeline.core.alone import alone
 from pipeline.core.params import UserError
+from pipeline.engine.local import Local
 from pipeline.tuning.study import ended, open_study
 from tests import madeup
 from tests.madeup import EPOCHS, KILLS, sessions
-from tests.studies import NAME, apart, die, session, settings, story
+from tests.studies import NAME, apart, die, killed, session, settings, story
 
 TUNE = settings(trials=8, sampler="random", pruner="none")
 
@@ -83,14 +85,33 @@ def test_a_trial_that_kills_its_worker_each_time_is_failed_and_the_others_end(
 def test_so_is_one_that_kills_the_stage_each_time(one: list[Any], tmp_path: Path) -> None:
     kills(tmp_path, [1, "in epoch 2", "always"])
     tune = settings(trials=3, sampler="random", pruner="none")
-    for _ in range(3):
+    codes = []
+    for _ in range(4):
         process = apart(lambda: session(tmp_path, tune))
         process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-    study = session(tmp_path, tune)
+        codes.append(process.exitcode)
+    assert codes == [-signal.SIGKILL] * 3 + [0]
+    study = open_study(f"sqlite:///{tmp_path}/new/studies.db", NAME, tune)
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert story(study)[::2] == one[:3:2]
     assert "with the whole stage" in study.get_trials()[1].user_attrs["reason"]
+
+
+class Deadly:
+    """What ends a process that loads it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_workers_that_die_as_they_start_are_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.local.STILLBORN", 2)
+    pool: Local[str, None] = Local(Deadly(), lambda *_: None, 2)  # type: ignore[arg-type]
+    pool.submit("task")
+    with pytest.raises(UserError, match=r"2 worker processes in a row .* the last ended with exit code 3"):
+        pool.wait()
+    pool.close()
+    assert pool.processes == []
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
@@ -150,16 +171,20 @@ def test_one_study_is_searched_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass  # a kill leaves no lock
 
 
-def test_a_kill_takes_the_worker_with_it_even_while_it_starts(tmp_path: Path) -> None:
-    """As a worker imports its libraries it has no task yet, so none is lost."""
-
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_kill_of_the_stage_takes_workers_with_it_that_load_or_say_nothing_for_long(
+    busy: bool, tmp_path: Path
+) -> None:
     def begin_and_die() -> None:
-        from pipeline.engine.local import Local
-
-        pool: Local[Any, Any] = Local(madeup.work, lambda *_: None, 2)
-        pool.submit("task")
+        pool: Local[Path, None] = Local(madeup.asleep, lambda *_: None, 2)
+        pool.submit(tmp_path / "begun")
         (tmp_path / "pids").write_text(json.dumps(pool.processes))
+        if busy:
+            threading.Thread(target=pool.wait, daemon=True).start()
+            wait_for((tmp_path / "begun").exists)
         die()
 
-    apart(begin_and_die).join(60)
-    assert gone(set(json.loads((tmp_path / "pids").read_text())))
+    killed(begin_and_die)
+    (worker,) = json.loads((tmp_path / "pids").read_text())
+    assert gone({worker})
+    assert (tmp_path / "begun").exists() == busy

@@ -13,7 +13,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from pipeline.core.params import UserError
+from pipeline.fitting.space import Domain
 from pipeline.tuning import trial as trials
+from pipeline.tuning.opening import askable, given
 from pipeline.tuning.task import METRIC, Outcome, Report, Task
 from pipeline.tuning.trial import run_trial
 from tests.small import blobs, table_job
@@ -165,3 +167,12 @@ def test_what_is_no_fault_of_the_values_stops_the_search(
     monkeypatch.setattr("models.tasks.Supervised.training_step", step)
     with pytest.raises(type(raised), match=str(raised)):
         heard(replace(task, folder=tmp_path), tmp_path / "log")
+
+
+def test_a_given_choice_that_the_space_does_not_have_is_not_asked(task: Task) -> None:
+    """A network of width 16 is given."""
+    job = task.jobs[0]
+    space = {"model.width": Domain(choices=(4, 8)), "train.lr": Domain(low=0.1, high=1.0)}
+    assert given(space, job) == {"model.width": 16, "train.lr": 0.02}
+    assert askable(space, job) == {"train.lr": 0.02}
+    assert askable({"model.width": Domain(choices=(4, 16))}, job) == {"model.width": 16}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.report import write_report
+from pipeline.summary import show
 from tests.project import ROOT, Project
-from tests.recipes import walk
+from tests.recipes import standing_in, walk
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def loans(tmp_path_factory: pytest.TempPathFactory, runs: str) -> Project:
     recipe = ROOT / "recipes" / "loanapp.yaml"
-    changes = {"train": {"max_epochs": 4}, "tune": {"trials": 2, "max_epochs": 2}}
+    changes = {"train": {"max_epochs": 4}, "tune": {"trials": 2, "max_epochs": 1}}
     return walk(tmp_path_factory.mktemp("loans"), recipe, runs, changes)
 
 
@@ -62,3 +66,22 @@ def test_trials_were_cross_validated(loans: Project) -> None:
         trials = list(csv.DictReader(file))
     assert len(trials) == 2
     assert all(float(trial["val_loss_spread"]) > 0 for trial in trials if trial["state"] == "complete")
+
+
+def test_a_nested_estimate_is_in_the_report_and_the_summary(
+    loans: Project, runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = loans.folder / "data/train/run.json"
+    before = note.read_text()
+    note.write_text(
+        json.dumps({**json.loads(before), "nested": {"val_loss": {"value": 0.3, "low": 0.2, "high": 0.4}}})
+    )
+    with standing_in(loans.folder, runs):
+        write_report(tmp_path / "report.html", loans.json("data/promote/receipt.json"))
+        show()
+    note.write_text(before)
+    page = (tmp_path / "report.html").read_text()
+    assert "nested estimate" in page
+    assert "0.2000 to 0.4000" in page
+    assert "nested estimate" not in (loans.folder / "data/promote/report.html").read_text()
+    assert "nested estimate: val_loss 0.3000 (0.2000 to 0.4000)" in capsys.readouterr().out

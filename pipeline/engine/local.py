@@ -14,6 +14,7 @@ import signal
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -27,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 LOOK = 1.0  # seconds between looks for a process that died without its pipe being closed, as its own children hold it
 GRACE = 5.0  # seconds that a process has to end by itself
-STILLBORN = 5  # processes in a row that die before they are ready, after which no more are started
+STILLBORN = 20  # processes in a row that die before they are ready, after which no more are started
 READY, ASKED, ENDED, RAISED, BROKEN = "ready", "asked", "ended", "raised", "broken"
 
 
@@ -120,7 +121,8 @@ class Local(Executor[T, R]):
         place = next(at for at in range(self.size) if at not in taken)
         its = surroundings(place, self.size, self._gpus, self._gpus_each)
         process = context.Process(target=_serve, args=(theirs, its))
-        process.start()
+        with _no_interrupt():
+            process.start()
         theirs.close()
         worker: _Worker[T] = _Worker(process, ours, place)
         self._workers.append(worker)
@@ -179,6 +181,16 @@ class Local(Executor[T, R]):
                 "try compute.workers: 1. What is finished is not done again"
             )
         return None
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started in the block never hear Ctrl-C, not even while they load; here it is heard afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ending(code: int) -> str:

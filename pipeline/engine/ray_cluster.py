@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -77,11 +79,15 @@ def join(ray: Any, address: str) -> None:
         plain |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
         plain |= {"address": address, "runtime_env": {"py_modules": code}}
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**plain)
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = str(error).splitlines()[0]
         raise UserError(f"no Ray cluster can be joined at '{address or 'this machine'}': {told}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray's prints a trace and ends the process at once
 
 
 def alive(ray: Any) -> list[dict[str, float]]:

@@ -76,7 +76,7 @@ class Trial:
 
     def __init__(self, task: Supervised, job: Job) -> None:
         self.task, self.device = task.train(), device_of(job.compute)
-        self.half = precision_of(job.train, self.device) != "32-true"
+        self.precision = precision_of(job.train, self.device)
         self.optimiser = torch.optim.AdamW(task.groups(0.0))
 
     def fits(self, probes: list[Batch], batch: Batch) -> bool:
@@ -96,7 +96,8 @@ class Trial:
     def step(self, batch: Batch) -> None:
         """Forwards, backwards, and a step."""
         self.task.size = self.task.rows = len(batch[1])
-        with torch.autocast(self.device.type, enabled=self.half):
+        kind = torch.float16 if self.precision == "16-mixed" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.precision != "32-true"):
             loss = self.task.training_step(batch, 0)
         loss.backward()
         self.optimiser.step()

@@ -20,6 +20,7 @@ def compile_net(net: nn.Module, ragged: bool) -> None:
         UserError: this machine cannot compile.
     """
     check_compiler()
+    paused(False)  # as a training that failed may have left it
     for part in parts(net):
         part.compile(backend=BACKEND, dynamic=True if ragged else None)
 

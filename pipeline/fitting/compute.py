@@ -23,7 +23,8 @@ class Compute(Section):
         1,
         ge=0,
         le=4096,
-        description="Trials at once, each in a process of its own; 0: as many as there are cores.",
+        description="Trials at once, each in a process of its own; 0: as many as there are cores, or as a cluster has "
+        "room for.",
     )
     gpus_per_trial: float = Field(
         1.0, ge=0, le=64, description="Of the GPUs that are there; a fraction lets trials share one."

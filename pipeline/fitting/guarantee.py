@@ -79,9 +79,8 @@ def breaches(values: Values) -> list[Breach]:
     >>> breaches({"train": {"privacy": {"epsilon": 3}, "mixup": 0.2}, "model": {"normalisation": "layer"}})[0].key
     'train.mixup'
     """
-    if not _more(_get(values, "train.privacy.epsilon")):
-        return []
-    return [*_given(values), *_searched(values)]
+    given = _more(_get(values, "train.privacy.epsilon"))
+    return [*(_given(values) if given else ()), *_searched(values, given)]
 
 
 def _given(values: Values) -> Iterator[Breach]:
@@ -93,7 +92,7 @@ def _given(values: Values) -> Iterator[Breach]:
             yield Breach(rule.key, f"{rule.key}: {value} cannot go with train.privacy: {rule.why}")
 
 
-def _searched(values: Values) -> Iterator[Breach]:
+def _searched(values: Values, given: bool) -> Iterator[Breach]:
     space = _get(values, SPACE)
     for key, domain in space.items() if isinstance(space, Mapping) else ():
         if key in ("train.privacy.epsilon", "train.privacy.delta"):
@@ -101,7 +100,8 @@ def _searched(values: Values) -> Iterator[Breach]:
                 SPACE, f"{SPACE}: {key} is a promise, and no value to be tuned; take it out of {SPACE}"
             )
         rule = next((rule for rule in RULES if rule.key == key), None)
-        if rule is None or not isinstance(domain, Mapping) or _safe(rule, _get(values, "model.family")):
+        safe = rule is None or _safe(rule, _get(values, "model.family"))
+        if not given or rule is None or safe or not isinstance(domain, Mapping):
             continue
         for value in domain.get("choices") or [domain.get("low"), domain.get("high")]:
             if rule.refused(value):

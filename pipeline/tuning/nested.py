@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -105,13 +106,16 @@ def estimate(settings: Tune, job: Job, search: float, find: Find) -> Nested:
     """
     outer = check(job)
     found = tuple(_one(settings, fold, each, find) for fold, each in enumerate(outer))
-    share = float(
-        np.mean([len(Dataset(each.val_folder)) / len(Dataset(each.train_folder)) for each in outer])
-    )
+    share = float(np.mean([_share(each.val_folder.parent) for each in outer]))
     return Nested(
         found, search, interval([each.val_loss for each in found], share),
         interval([each.val_score for each in found], share),
     )  # fmt: skip
+
+
+def _share(fold: Path) -> float:
+    """Validation over training samples of a fold, without what `augment` added."""
+    return len(Dataset(fold / "val")) / len(Dataset(fold / "train"))
 
 
 def _one(settings: Tune, fold: int, job: Job, find: Find) -> Outer:

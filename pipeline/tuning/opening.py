@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 
 from pipeline import tracking
 from pipeline.fitting import families
 from pipeline.fitting.fit import Job
 from pipeline.fitting.lineage import data_digest, digest
-from pipeline.fitting.space import Plain, Space
+from pipeline.fitting.space import Plain, Space, same
 from pipeline.tuning import study as studies
 from pipeline.tuning.settings import Tune
 
@@ -24,8 +26,22 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
     study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
-    studies.ask_first(study, families.first_trials(given(settings.space, job), settings.space))
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is experimental
+            study.set_metric_names(list(settings.objectives))  # as the dashboard shows them
+    studies.ask_first(study, families.first_trials(askable(settings.space, job), settings.space))
     return study
+
+
+def askable(space: Space, job: Job) -> Plain:
+    """The given values that a trial may have; in place of a choice that is none of the space's, one is drawn."""
+    found = given(space, job)
+    return {
+        name: value
+        for name, value in found.items()
+        if not space[name].choices or any(same(value, choice) for choice in space[name].choices)
+    }
 
 
 def given(space: Space, job: Job) -> Plain:

@@ -32,7 +32,7 @@ def ranked(study: Study) -> list[FrozenTrial]:
 
 
 def columns(study: Study) -> dict[str, dict[int, str]]:
-    """Columns of a table of trials, by number: which keep the constraints, and which are on the front, where either is."""
+    """Columns of a table of trials, by number: which keep the constraints, which are on the front; none without any."""
     trials, found = study.get_trials(deepcopy=False), dict[str, dict[int, str]]()
     if study.user_attrs.get(LIMITS):
         keeping = {each.number for each in feasible(trials)}

@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optunas
 
 from pipeline.core.tables import write_csv
-from pipeline.tuning.trial import METRIC
+from pipeline.tuning.pareto import loss
+from pipeline.tuning.task import METRIC
 from pipeline.tuning.verdict import Verdict
 
 mpl.use("agg")
@@ -43,35 +44,25 @@ class Drawing:
     def finished(self) -> list[FrozenTrial]:
         """The trials that were not pruned and did not fail."""
         whole = self.study.get_trials(states=(TrialState.COMPLETE,))
-        return [trial for trial in whole if np.isfinite([self.value(trial), *trial.values]).all()]
-
-    @property
-    def name(self) -> str:
-        """What is drawn: the validation loss, also where there are more objectives."""
-        return METRIC if METRIC in self.objectives else self.objectives[0]
-
-    def value(self, trial: FrozenTrial) -> float:
-        """That of a finished trial."""
-        assert trial.values is not None
-        return float(trial.values[self.objectives.index(self.name)])
+        return [trial for trial in whole if np.isfinite([loss(trial), *trial.values]).all()]
 
     @property
     def target(self) -> dict[str, Any]:
-        """The same, as Optuna's functions take it."""
-        several = {"target": self.value} if len(self.objectives) > 1 else {}
-        return {**several, "target_name": self.name}
+        """What is drawn, as Optuna's functions take it: the validation loss, also of several objectives."""
+        several = {"target": loss} if len(self.objectives) > 1 else {}
+        return {**several, "target_name": METRIC}
 
     @property
     def telling(self) -> bool:
         """True where trials differ, and enough of them."""
-        return len({self.value(trial) for trial in self.finished}) >= ENOUGH
+        return len({loss(trial) for trial in self.finished}) >= ENOUGH
 
     @cached_property
     def importances(self) -> dict[str, float]:
         """How much of the differences each parameter explains, the most first; empty where that cannot be told."""
         if not (self.telling and self.varied):
             return {}
-        target = {"target": self.value} if len(self.objectives) > 1 else {}
+        target = {"target": loss} if len(self.objectives) > 1 else {}
         found = get_param_importances(self.study, params=self.varied, **target)  # type: ignore[arg-type]
         return {name: value for name, value in found.items() if np.isfinite(value)}
 
@@ -106,7 +97,7 @@ def importance(drawing: Drawing) -> Figure | None:
     names = list(drawing.importances)[::-1]
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(names)), layout="constrained")
     axes = figure.add_subplot(
-        xlabel=f"share of the differences in {drawing.name}", title="Importance of parameters"
+        xlabel=f"share of the differences in {METRIC}", title="Importance of parameters"
     )
     bars = axes.barh(names, [drawing.importances[name] for name in names], color="#2563a8")
     axes.bar_label(bars, fmt="%.2f", padding=3)
@@ -139,7 +130,7 @@ def slices(drawing: Drawing) -> Figure | None:
     )
     for each in figure.axes:
         each.set_xlabel(each.get_xlabel().replace(".", ".\n"))
-    figure.suptitle(f"{drawing.name} against each parameter", fontsize=11)
+    figure.suptitle(f"{METRIC} against each parameter", fontsize=11)
     return figure
 
 
@@ -150,7 +141,7 @@ def contour(drawing: Drawing) -> Figure | None:
         return None
     size = (7, 5) if len(names) == 2 else (11, 9)
     figure = figure_of(optunas.plot_contour(drawing.study, names, **drawing.target), "", size)
-    figure.suptitle(f"{drawing.name} over pairs of parameters", fontsize=11)
+    figure.suptitle(f"{METRIC} over pairs of parameters", fontsize=11)
     return figure
 
 

@@ -15,7 +15,7 @@ from pipeline.fitting import families
 from pipeline.fitting.space import Plain, Space
 from pipeline.tuning.finals import Final, Setting
 from pipeline.tuning.pareto import columns, loss
-from pipeline.tuning.study import NOTES, ended
+from pipeline.tuning.study import NOTES, REPORTS, ended
 from pipeline.tuning.trial import METRIC, SPREAD
 from pipeline.tuning.verdict import Verdict
 
@@ -80,7 +80,8 @@ def write_table(study: optuna.Study, path: Path, space: Space) -> None:
         found += [column.get(trial.number, "") for column in kept.values()]
         values = [trial.params.get(name, "") for name in space]
         rows.append(
-            [trial.number, trial.state.name.lower(), *shown, len(trial.intermediate_values), seconds, *found, *values]
+            [trial.number, trial.state.name.lower(), *shown,
+             trial.user_attrs.get(REPORTS, len(trial.intermediate_values)), seconds, *found, *values]
         )  # fmt: skip
     counted = "folds" if SPREAD in measured else "epochs"  # that were fitted
     write_csv(path, ["trial", "state", METRIC, "best", counted, "seconds", *measured, *kept, *space], rows)

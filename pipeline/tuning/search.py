@@ -24,7 +24,7 @@ from pipeline.tuning.progress import Progress
 from pipeline.tuning.pruners import asked_again, point, pruner_of
 from pipeline.tuning.samplers import sampler_of, trials_at_most
 from pipeline.tuning.settings import Tune
-from pipeline.tuning.study import ALONE, LOST, ended, unfinished
+from pipeline.tuning.study import ALONE, LOST, REPORTS, ended, unfinished
 from pipeline.tuning.task import METRIC, Outcome, Report, Task
 from pipeline.tuning.trial import run_trial, settled
 
@@ -158,6 +158,9 @@ class Coordinator:
         for name, value in measures.items():
             trial.set_user_attr(name, value)
         constrain(trial, measures, settings.constraints)
+        if len(settings.objectives) > 1:  # Optuna keeps no reports of such a trial
+            each = 1 if len(self.plan.jobs) <= 1 else settings.max_epochs
+            trial.set_user_attr(REPORTS, self.curves.told(task.number) // each)
         if outcome.reason:
             trial.set_user_attr("reason", outcome.reason)
         whole = outcome.state == "complete"

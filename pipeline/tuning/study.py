@@ -17,10 +17,8 @@ from pipeline.tuning.storage import opened
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SECONDS = "seconds"  # of searching, kept with the study
-ALONE, LOST = NOTES = (
-    "alone",
-    "lost",
-)  # of a trial: runs in the stage's own process; how often lost, at which epoch
+# Of a trial: it runs in the stage's own process; how often it was lost, and at which epoch; epochs, or folds, it told.
+ALONE, LOST, REPORTS = NOTES = ("alone", "lost", "reports")
 
 
 def open_study(storage: str, name: str, settings: Tune) -> optuna.Study:
