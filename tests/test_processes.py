@@ -116,6 +116,14 @@ def test_a_training_that_was_broken_off_ends_like_the_undisturbed_one(two: Path,
         torch.testing.assert_close(again["weights"][key], weight, **TOLERANCE)
 
 
+@pytest.mark.parametrize(("count", "told"), [(50, "49 validation samples"), (130, "121 training samples")])
+def test_more_processes_than_samples_are_refused(two: Path, count: int, told: str) -> None:
+    with pytest.raises(
+        UserError, match=f"{count} processes train together.*there are {told} .*each needs one"
+    ):
+        fit_together(with_processes(rows_job(two, batch_size=200), count), [])
+
+
 def children() -> list[psutil.Process]:
     """Processes that train for this one."""
     named = sorted((process.name, process.pid) for process in multiprocessing.active_children())

@@ -113,12 +113,17 @@ JOBS: dict[str, Callable[[Path], Job]] = {
 }  # fmt: skip
 
 
+def recomputed(job: Job) -> Job:
+    """The same job, whose activations are computed again in the backward pass."""
+    return dataclasses.replace(job, compute=job.compute.model_copy(update={"checkpoint_activations": True}))
+
+
 def in_parts(job: Job) -> Job:
     """The same job, of which each process holds a part of the network."""
     return dataclasses.replace(job, compute=job.compute.model_copy(update={"strategy": "fsdp"}))
 
 
-JOBS |= {"pictures in parts": lambda folder: in_parts(pictures_job(folder))}
+JOBS |= {"pictures in parts": lambda folder: in_parts(recomputed(pictures_job(folder)))}
 JOBS |= {"anomalies in parts": lambda folder: in_parts(pictures_job(folder, "anomaly"))}
 AGAIN: dict[str, Callable[[Path], Job]] = {
     "whole": rows_job, "in parts": lambda folder: in_parts(rows_job(folder)),
