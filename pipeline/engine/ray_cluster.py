@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.core.params import UserError
 from pipeline.core.stage import STATE
 
+ROOT = Path(__file__).parents[2]  # of our packages
 REACH = 10  # seconds until a cluster that does not answer is given up
 PATIENCE = 15  # seconds until a node is said not to see the project's folder
 
@@ -57,10 +58,6 @@ def joined(address: str = "") -> Iterator[Any]:
 
 def join(ray: Any, address: str) -> None:
     """Join a cluster, sending it our code, or start one."""
-    import models
-    import pipeline
-    import serving
-
     if address.startswith("ray://"):
         raise UserError(
             f"the Ray cluster at '{address}' is joined from one of its own nodes, not through Ray's client: "
@@ -73,7 +70,7 @@ def join(ray: Any, address: str) -> None:
         except (OSError, ValueError) as error:
             raise UserError(f"no Ray cluster answers at '{address}': {error}") from None
     # Workers elsewhere need this very code.
-    code = [str(Path(package.__path__[0])) for package in (pipeline, serving, models)]
+    code = [str(ROOT / package) for package in ("pipeline", "serving", "models")]
     plain: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         plain |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
