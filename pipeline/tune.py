@@ -105,6 +105,8 @@ def write_nothing() -> None:
     with replacing(OUTPUT) as folder:
         write_best(folder, {}, {"trials": 0})
         (folder / "trials.csv").write_text(f"trial,state,{METRIC},best\n")
+        (folder / "importances.csv").write_text("parameter,importance\n")
+        (folder / "plots").mkdir()
         write_finals(None, folder / "finals.csv")
         write_csv(folder / "importances.csv", ["parameter", "importance"], [])
 

@@ -38,6 +38,8 @@ SHRUNK: dict[str, dict[str, Any]] = {
 @contextlib.contextmanager
 def standing_in(folder: Path, store: str) -> Iterator[None]:
     """Work in a project's folder, its runs in `store`; nothing that is cached of another project is seen."""
+    if store.startswith("sqlite:///") and not store.startswith("sqlite:////"):
+        store = f"sqlite:///{folder / store.removeprefix('sqlite:///')}"  # MLflow keeps an open store by its address
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         params._read.cache_clear()

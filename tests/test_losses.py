@@ -60,7 +60,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     np.testing.assert_allclose(balanced(torch.tensor([70, 25, 5])).numpy(), expected, rtol=1e-6)
     assert balanced(torch.tensor([5, 0, 5])).tolist() == [1.0, 0.0, 1.0]
-    assert doctest.testmod(losses).attempted == 2
+    assert doctest.testmod(losses).attempted == 3
     assert doctest.testmod(losses).failed == 0
 
 

@@ -67,6 +67,7 @@ def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = str(ROOT)  # processes of its nodes import what tests send them
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

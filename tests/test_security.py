@@ -231,7 +231,9 @@ def test_no_code_of_ours_loads_a_pickle_or_evaluates_text() -> None:
     found = {
         f"{path.relative_to(ROOT)}: {wrong}" for path in CODE for wrong in _wrong(ast.parse(path.read_text()))
     }
-    assert not found
+    # What a stage and the processes that it started itself tell each other, over pipes that nobody else has.
+    engine = {f"pipeline/engine/{name}.py: import pickle" for name in ("local", "ray_data", "ray_tasks")}
+    assert found == engine
 
 
 @pytest.mark.parametrize(

@@ -223,8 +223,8 @@ def test_blocks_begin_to_learn_one_after_the_other(tmp_path: Path, monkeypatch: 
 
     watched: list[Watched] = []
 
-    def watching(job: Job) -> Any:
-        task, train, val = assemble(job)
+    def watching(job: Job, *rest: Any) -> Any:
+        task, train, val = assemble(job, *rest)
         assert isinstance(task.served.net, Transfer)
         watched.append(Watched(task.served.net))
         return task, train, val
