@@ -29,6 +29,7 @@ def library() -> Any:
         UserError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a call after the end starts Ray by itself
     try:
         import ray
     except ModuleNotFoundError:
