@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.core.params import UserError
 from pipeline.engine.mapping import _bound_to_parent
-from pipeline.engine.tasks import Answer, Done, Executor, Work
+from pipeline.engine.tasks import Answer, Done, Executor, Work, sendable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -251,7 +251,7 @@ def _serve(pipe: Connection, surroundings: dict[str, str]) -> None:
         try:
             work = _next(pipe)  # which imports what it needs
         except Exception as error:
-            _send(pipe, BROKEN, _sendable(error))
+            _send(pipe, BROKEN, (sendable(error), "".join(traceback.format_exception(error))))
             return
         _send(pipe, READY, None)
         while True:
@@ -268,7 +268,7 @@ def _one(pipe: Connection, work: Work[Any, Any], task: Any) -> None:
     try:
         _send(pipe, ENDED, work(task, ask))
     except Exception as error:
-        _send(pipe, RAISED, _sendable(error))
+        _send(pipe, RAISED, (sendable(error), "".join(traceback.format_exception(error))))
 
 
 def _next(pipe: Connection) -> Any:
@@ -286,13 +286,3 @@ def _send(pipe: Connection, kind: str, said: Any) -> None:
         pipe.send_bytes(data)
     except OSError:
         raise _Abandoned from None
-
-
-def _sendable(error: Exception) -> tuple[Exception, str]:
-    """An exception as it can be sent, and where it was raised."""
-    where = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}"), where
-    return error, where

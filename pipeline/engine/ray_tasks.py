@@ -8,7 +8,6 @@ woken by them: nobody polls.
 from __future__ import annotations
 
 import asyncio
-import pickle
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.core.params import UserError
 from pipeline.engine.ray_cluster import alive, enter, joined, shared_folder
-from pipeline.engine.tasks import Answer, Done, Executor, Work
+from pipeline.engine.tasks import Answer, Done, Executor, Work, sendable
 
 if TYPE_CHECKING:
     from pipeline.fitting.compute import Compute
@@ -172,15 +171,6 @@ def attempt(
         return work(task, ask), None
     except Exception as error:
         return None, sendable(error)
-
-
-def sendable(error: Exception) -> Exception:
-    """The error, or what it says where it cannot be sent to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def needs(nodes: list[dict[str, float]], compute: Compute) -> dict[str, float]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.params import UserError
 from pipeline.engine.ray_cluster import alive, enter, joined, shared_folder
-from pipeline.engine.ray_tasks import desk_beside, needs, sendable
+from pipeline.engine.ray_tasks import desk_beside, needs
+from pipeline.engine.tasks import sendable
 
 if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
