@@ -40,6 +40,15 @@ def work(task: Task, ask: Ask) -> Outcome:
     return Outcome("complete", {"val_loss": value_at(**task.values, epoch=EPOCHS - 1)})
 
 
+def turned(task: Task, ask: Ask) -> Outcome:
+    """As `work`, but what is good there is bad here."""
+    for epoch in range(EPOCHS):
+        value = -value_at(**task.values, epoch=EPOCHS - epoch)
+        if ask(Report(0, epoch, {"val_loss": value, "epoch": float(epoch)}, 0.5, 2.0)) and epoch + 1 < EPOCHS:
+            return Outcome("pruned")
+    return Outcome("complete", {"val_loss": -value_at(**task.values, epoch=1)})
+
+
 def kill_at(task: Task, place: str) -> None:
     """Die as by `kill -9` where the file says so; an entry that says `always` stays."""
     path = task.folder.parent / KILLS
