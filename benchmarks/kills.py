@@ -21,7 +21,7 @@ import optuna
 import psutil
 
 from benchmarks.studies import Project
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.tuning.study import SECONDS, ended
 
 SAMPLES, EPOCHS, TRIALS, MORE = (
@@ -178,15 +178,15 @@ def compared(study: optuna.Study, alone: optuna.Study) -> dict[str, int]:
 def runs(project: Project, study: optuna.Study) -> dict[str, int]:
     """How MLflow's runs differ from one a trial, each with the loss of every epoch once."""
     with contextlib.chdir(project.folder):
-        tracking.client.cache_clear()
+        mlflow_store.client.cache_clear()
         (parent,) = tracking.search("tags.stage = 'tune'")
         children = tracking.Run(parent.info.run_id).children()
         curves = 0
         for child in children:
-            points = tracking.client().get_metric_history(child.run.id, "val_loss")
+            points = mlflow_store.client().get_metric_history(child.run.id, "val_loss")
             losses = study.get_trials()[int(child.tags["trial"])].intermediate_values
             curves += [point.value for point in points] != list(losses.values())
-        tracking.client.cache_clear()
+        mlflow_store.client.cache_clear()
     counts = Counter(int(child.tags["trial"]) for child in children if child.ended)
     numbers = {trial.number for trial in ended(study)}
     wrong = sum(counts[number] != 1 for number in numbers) + len(children) - sum(counts.values())

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline import metrics
+from pipeline.core.resampling import Difference
 from serving.inputs.spec import Task
 
 Verdict = Literal["promoted", "rejected", "inconclusive", "unchanged"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better the candidate is than the other, in the metric's unit, positive for better."""
-
-    value: float
-    low: float
-    high: float
-
-    def plain(self) -> dict[str, float]:
-        """As a dict."""
-        return asdict(self)
 
 
 def difference(
@@ -36,9 +23,9 @@ def difference(
     other: np.ndarray,
     confidence: float,
 ) -> Difference:
-    """Candidate less other over the same resamples, some (B, N) at a time, for any metric of those `known`.
+    """Candidate less other, positive for better, over the same resamples, for any metric of those `known`.
 
-    Labels are (N,) or targets (N, M); outputs are (N, K) or (N, M) each.
+    Resamples are weights, some (B, N) at a time; labels are (N,) or targets (N, M), outputs (N, K) or (N, M) each.
     """
     sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
     function = known[metric]

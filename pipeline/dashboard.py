@@ -14,7 +14,7 @@ import optuna
 
 from pipeline.core.params import UserError
 from pipeline.extras import DASHBOARD
-from pipeline.tracking import studies
+from pipeline.mlflow_store import studies
 from pipeline.tuning.storage import opened
 from pipeline.ui import ENDS, HOST
 

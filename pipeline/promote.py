@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import generation, metrics, registry, tracking
-from pipeline.compare import Difference, Verdict, as_tags, baseline, decide, difference
+from pipeline.compare import Verdict, as_tags, baseline, decide, difference
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name, Seed
+from pipeline.core.resampling import Difference
 from pipeline.core.stage import DATA, LOCK, main, replacing
 from pipeline.forecasting import naive
 from pipeline.goals import goal

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import tracking
+from pipeline import mlflow_store
 from pipeline.core.params import UserError
 from pipeline.tracking import Run
 
@@ -39,11 +39,11 @@ def entry(version: Any) -> Champion:
 def champion(name: str) -> Champion | None:
     """The registered version with the alias `champion`; None where there is none yet."""
     try:
-        found = tracking.client().get_model_version_by_alias(name, ALIAS)
-    except tracking.store_error() as error:
-        if tracking.missing(error):
+        found = mlflow_store.client().get_model_version_by_alias(name, ALIAS)
+    except mlflow_store.store_error() as error:
+        if mlflow_store.missing(error):
             return None
-        raise UserError(f"the MLflow registry {tracking.place()} cannot be read: {error}") from None
+        raise UserError(f"the MLflow registry {mlflow_store.place()} cannot be read: {error}") from None
     return entry(found)
 
 
@@ -53,20 +53,20 @@ def tag(name: str, number: str, tags: Mapping[str, str | None]) -> None:
     Raises:
         UserError: the registry does not answer, or does not know the version.
     """
-    client = tracking.client()
+    client = mlflow_store.client()
     try:
         for key, value in tags.items():
             if value is not None:
                 client.set_model_version_tag(name, number, key, value)
             elif key in client.get_model_version(name, number).tags:
                 client.delete_model_version_tag(name, number, key)
-    except tracking.store_error() as error:
-        raise UserError(f"the MLflow registry {tracking.place()} cannot be written: {error}") from None
+    except mlflow_store.store_error() as error:
+        raise UserError(f"the MLflow registry {mlflow_store.place()} cannot be written: {error}") from None
 
 
 def download_bundle(version: Champion, folder: Path) -> Path:
     """Fetch the bundle of a version into `folder`."""
-    return tracking.download(f"models:/{version.name}/{version.number}/artifacts/bundle", folder)
+    return mlflow_store.download(f"models:/{version.name}/{version.number}/artifacts/bundle", folder)
 
 
 def archive_place(sha256: str) -> str:
@@ -81,7 +81,7 @@ def download_archive(version: Champion, folder: Path) -> Path:
         UserError: what the store holds is not what was certified.
     """
     place = archive_place(version.archive_sha256)
-    path = tracking.download(f"runs:/{version.run_id}/{place}/{version.name}.mar", folder)
+    path = mlflow_store.download(f"runs:/{version.run_id}/{place}/{version.name}.mar", folder)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != version.archive_sha256:
         path.unlink()
@@ -94,12 +94,14 @@ def download_archive(version: Champion, folder: Path) -> Path:
 
 def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
     """Add a version, with its verdict as tags; return its number."""
-    client = tracking.client()
+    client = mlflow_store.client()
     try:
         client.create_registered_model(name)
-    except tracking.store_error() as error:
+    except mlflow_store.store_error() as error:
         if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-            raise UserError(f"the MLflow registry {tracking.place()} cannot be written: {error}") from None
+            raise UserError(
+                f"the MLflow registry {mlflow_store.place()} cannot be written: {error}"
+            ) from None
     model_id = source.removeprefix("models:/")  # a server, unlike a local database, insists on it
     made = client.create_model_version(
         name, source, run.id, tags=dict(tags), description=tags["reason"], model_id=model_id
@@ -109,4 +111,4 @@ def register(name: str, source: str, run: Run, tags: Mapping[str, str]) -> str:
 
 def crown(name: str, number: str) -> None:
     """Let the alias `champion` name this version."""
-    tracking.client().set_registered_model_alias(name, ALIAS, number)
+    mlflow_store.client().set_registered_model_alias(name, ALIAS, number)

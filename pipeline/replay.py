@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline import origin, tracking
+from pipeline import mlflow_store, origin
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.replay_clone import clone, command, lay_data, scratch, shown, write_params
@@ -71,7 +71,7 @@ def recorded(name: str, word: str, folder: Path) -> Recorded:
 
     def fetched(place: str) -> bytes:
         try:
-            return tracking.download(f"runs:/{version.run_id}/{place}", folder).read_bytes()
+            return mlflow_store.download(f"runs:/{version.run_id}/{place}", folder).read_bytes()
         except UserError:
             return b""
 

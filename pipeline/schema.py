@@ -22,10 +22,10 @@ from pipeline.fitting.settings import Train
 from pipeline.fitting.space import check
 from pipeline.ingest import Ingest
 from pipeline.limits import Validate
+from pipeline.mlflow_store import Tracking
 from pipeline.prepare import Prepare
 from pipeline.promote import Promote
 from pipeline.sources import Data
-from pipeline.tracking import Tracking
 from pipeline.tuning.agreement import check as agree
 from pipeline.tuning.settings import Tune
 from serving.settings import ServerSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline import registry, tracking
+from pipeline import mlflow_store, registry
 from pipeline.core.params import UserError
 from pipeline.core.stage import STATE, replacing
 from pipeline.history import Receipt
@@ -56,9 +56,9 @@ def fetch(name: str, wanted: str | None = None) -> Blessed:
     found = promoted(name, wanted) if wanted else registry.champion(name)
     if found is None:
         raise UserError(
-            f"no version of '{name}' is promoted in the MLflow store {tracking.place()}; 'make repro' makes and judges "
-            "one, and 'make report' says why a model was not promoted (where the store was lost or changed: 'dvc repro "
-            "-f -s train' first, which records the model anew)"
+            f"no version of '{name}' is promoted in the MLflow store {mlflow_store.place()}; 'make repro' makes and "
+            "judges one, and 'make report' says why a model was not promoted (where the store was lost or changed: "
+            "'dvc repro -f -s train' first, which records the model anew)"
         )
     kept = stored(name, found.model_version)
     if kept is None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA
-from pipeline.tracking import ui_hint
+from pipeline.mlflow_store import ui_hint
 from serving.inputs.spec import read_json
 from serving.settings import ServerSettings
 

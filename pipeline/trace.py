@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import origin, tracking
+from pipeline import mlflow_store, origin
 from pipeline.core.params import UserError, flatten, section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
@@ -129,7 +129,7 @@ def version_facts(name: str, word: str) -> dict[str, Any]:
 
 def _fetched(run_id: str, place: str, folder: Path) -> Path | None:
     try:
-        return tracking.download(f"runs:/{run_id}/{place}", folder)
+        return mlflow_store.download(f"runs:/{run_id}/{place}", folder)
     except UserError:
         return None
 
@@ -146,7 +146,7 @@ def _data(run: Any) -> list[dict[str, str]]:
 
 def address(experiment: str, run_id: str) -> str:
     """Where the run is looked at."""
-    store = tracking.uri()
+    store = mlflow_store.uri()
     at = store.rstrip("/") if store.startswith("http") else "http://127.0.0.1:5000"
     return f"{at}/#/experiments/{experiment}/runs/{run_id}"
 
@@ -182,7 +182,7 @@ def told(facts: dict[str, Any]) -> list[str]:
         )
     run, code, data = facts["run"], facts["code"], facts["data"]
     line("MLflow run", f"{run['id']}, {run['status'].lower()}, begun {run['started']}")
-    hint = "" if tracking.uri().startswith("http") else "  ('make ui' first)"
+    hint = "" if mlflow_store.uri().startswith("http") else "  ('make ui' first)"
     line("", f"{run['address']}{hint}")
     how = f"modified: {origin.PATCH} of the run" if code["modified"] else "as committed"
     line("git commit", f"{code['commit']}, {how}")

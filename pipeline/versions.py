@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import registry, tracking
+from pipeline import mlflow_store, registry
 from pipeline.core.params import UserError
 from pipeline.core.stage import STATE, replacing
 
@@ -20,12 +20,12 @@ def registered(name: str) -> list[Any]:
     Raises:
         UserError: the registry does not answer.
     """
-    client = tracking.client()
+    client = mlflow_store.client()
     try:
         found = list(client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"]))
         aliases = client.get_registered_model(name).aliases if found else {}
-    except tracking.store_error() as error:
-        raise UserError(f"the MLflow registry {tracking.place()} cannot be read: {error}") from None
+    except mlflow_store.store_error() as error:
+        raise UserError(f"the MLflow registry {mlflow_store.place()} cannot be read: {error}") from None
     for version in found:
         version._aliases = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
     return sorted(found, key=lambda version: -int(version.version))
@@ -43,7 +43,9 @@ def find(name: str, word: str) -> list[Any]:
     """
     known = registered(name)
     if not known:
-        raise UserError(f"no version of '{name}' is registered in {tracking.place()}; 'make repro' makes one")
+        raise UserError(
+            f"no version of '{name}' is registered in {mlflow_store.place()}; 'make repro' makes one"
+        )
     exact = [each for each in known if word == str(each.version) or word in each.aliases]
     if exact:
         return exact
@@ -87,8 +89,8 @@ def run_of(version: Any) -> Any:
         UserError: it is gone.
     """
     try:
-        return tracking.client().get_run(version.run_id)
-    except tracking.store_error() as error:
+        return mlflow_store.client().get_run(version.run_id)
+    except mlflow_store.store_error() as error:
         raise UserError(
             f"the run of version {version.version} of '{version.name}' is gone: {error}"
         ) from None

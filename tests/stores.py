@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 
 ROOT = Path(__file__).parents[1]
 PARAMS = "name: digits\nseed: 7\ntracking: {system_metrics_seconds: 0.2}\n"
@@ -86,7 +86,7 @@ def local_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def forget() -> None:
-    tracking.client.cache_clear()
+    mlflow_store.client.cache_clear()
     tracking.lineage.cache_clear()
 
 

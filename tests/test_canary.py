@@ -19,7 +19,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import endpoint, history, tracking
+from pipeline import endpoint, history, mlflow_store
 from pipeline.canary import Trial
 from pipeline.canary_observed import Margins
 from pipeline.canary_record import STOP, End, Look, Plan, latest
@@ -249,7 +249,7 @@ def test_a_challenger_that_fails_is_rolled_back_and_does_not_come_back_by_itself
     assert (end.action, end.before, end.after) == ("rollback", FAILS, ONE)
     assert end.shown
     assert end.shown["criteria"][0]["verdict"] == "harm"
-    tags = tracking.client().get_model_version("digits", number).tags
+    tags = mlflow_store.client().get_model_version("digits", number).tags
     assert tags["canary"] == "rolled back"
     done = CliRunner().invoke(app, ["serve", "up"])
     assert "was rolled back from" in done.output
@@ -284,7 +284,7 @@ def test_a_good_challenger_is_promoted_once_labels_say_so(project: Path) -> None
         "quality": "fine",
     }
     assert history.defaults("digits")[-1] == TWO
-    tags = tracking.client().get_model_version("digits", number).tags
+    tags = mlflow_store.client().get_model_version("digits", number).tags
     assert tags["canary"] == "promoted"
     assert "served_at" in tags
     shown = CliRunner().invoke(app, ["serve", "canary", "--status"])

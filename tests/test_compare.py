@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.compare import Difference, baseline, decide, difference
+from pipeline.compare import baseline, decide, difference
+from pipeline.core.resampling import Difference
 from pipeline.metrics import METRICS, interval, resamples
 
 COUNT = 400

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
+from pipeline import mlflow_store
 from pipeline.core.params import UserError
 from tests.stores import PARAMS, answers, environment, family, forget, free_port, wait_healthy
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 # A server that is not there
 
 SCRIPT = """
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.core.stage import main
 main(lambda: tracking.start("never", {}), "tune")
 """
@@ -52,7 +52,7 @@ def test_a_server_that_hangs_is_given_up_after_seconds(monkeypatch: pytest.Monke
         forget()
         began = time.monotonic()
         with pytest.raises(UserError, match=r"does not answer \(timed out\)"):
-            tracking.client()
+            mlflow_store.client()
         assert time.monotonic() - began < 10
 
 
@@ -60,7 +60,7 @@ def test_a_server_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, server: st
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/nowhere")
     forget()
     with pytest.raises(UserError, match=r"/nowhere does not answer \(Client error '404"):
-        tracking.client()
+        mlflow_store.client()
 
 
 # The pages

@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from models.params import Model
-from pipeline import augment, prepare, tracking, tune
+from pipeline import augment, mlflow_store, prepare, tracking, tune
 from pipeline.core.dataset import Dataset, numbered
 from pipeline.core.params import UserError, section
 from pipeline.fitting.compute import Compute
@@ -77,7 +77,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, runs: str) -> tuple[Project,
 
 def trials_of(name: str) -> list[Any]:
     """When each trial of a study ended, and its value."""
-    study = optuna.load_study(study_name=name, storage=opened(tracking.studies()))
+    study = optuna.load_study(study_name=name, storage=opened(mlflow_store.studies()))
     return [(trial.datetime_complete, trial.value, trial.state) for trial in study.trials]
 
 

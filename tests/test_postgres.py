@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.core import patience
 from pipeline.core.params import UserError
 from pipeline.tuning.settings import Tune
@@ -50,7 +50,7 @@ def test_studies_and_runs_outlive_a_restart_of_their_database(
     database: Postgres, runs: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAIRLEAD_STUDIES", database.address("studies"))
-    study = open_study(tracking.studies(), "one", Tune())
+    study = open_study(mlflow_store.studies(), "one", Tune())
     run = tracking.start("tune", {"stage": "tune"})
     for number in range(4):
         trial = study.ask()
@@ -64,11 +64,11 @@ def test_studies_and_runs_outlive_a_restart_of_their_database(
         run.tags({"last": str(number)})
         study.tell(trial, value)
     run.finish()
-    again = open_study(tracking.studies(), "one", Tune())
+    again = open_study(mlflow_store.studies(), "one", Tune())
     assert [trial.state.name for trial in again.get_trials()] == ["COMPLETE"] * 4
-    history = tracking.client().get_metric_history(run.id, "val_loss")
+    history = mlflow_store.client().get_metric_history(run.id, "val_loss")
     assert [each.value for each in history] == [trial.value for trial in again.get_trials()]
-    assert tracking.client().get_run(run.id).data.tags["last"] == "3"
+    assert mlflow_store.client().get_run(run.id).data.tags["last"] == "3"
     said = capfd.readouterr().err
     assert "does not answer" in said
     assert PASSWORD not in said
@@ -114,6 +114,6 @@ def test_a_database_that_refuses_or_is_dead_is_told_without_its_password(
     with pytest.raises(
         UserError, match=r"MLflow's database at .*me:\*\*\*@.* does not answer .*nothing is lost"
     ):
-        tracking.check_reachable()
+        mlflow_store.check_reachable()
     database.start()
     assert [trial.state.name for trial in study.get_trials()] == []

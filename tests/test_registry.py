@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import registry, tracking
+from pipeline import mlflow_store, registry, tracking
 from pipeline.core.params import UserError
 from pipeline.registry import Champion
 from pipeline.tracking import Run, log_model
@@ -36,7 +36,7 @@ def test_history_is_kept_as_the_alias_moves(
     registry.crown("digits", first)
     expected = Champion("digits", first, "v1", runs[0].id, sources[0], "")
     assert registry.champion("digits") == expected
-    before = tracking.client().get_model_version("digits", first)
+    before = mlflow_store.client().get_model_version("digits", first)
 
     second = registry.register("digits", sources[1], runs[1], {**RECEIPT, "verdict": "rejected"})
     assert int(second) == int(first) + 1
@@ -45,7 +45,7 @@ def test_history_is_kept_as_the_alias_moves(
     champion = registry.champion("digits")
     assert champion is not None
     assert (champion.number, champion.run_id) == (second, runs[1].id)
-    after = tracking.client().get_model_version("digits", first)
+    after = mlflow_store.client().get_model_version("digits", first)
     for kept in ("tags", "source", "run_id", "description", "creation_timestamp", "last_updated_timestamp"):
         assert getattr(after, kept) == getattr(before, kept), kept
     assert after.tags == {**RECEIPT, "model_version": "v1"}

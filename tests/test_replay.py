@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import origin, tracking
+from pipeline import mlflow_store, origin, tracking
 from pipeline.core.params import UserError, validate
 from pipeline.replay import FACTS, Outcome, judged, recorded, replay
 from pipeline.replay_clone import OURS, SCRATCH, UNLIMITED, clone, command, lay_data, scratch, write_params
@@ -83,7 +83,7 @@ def test_other_weights_are_not_the_same(again: Outcome, inside: Road) -> None:
 
 def test_what_was_changed_since_is_refused(inside: Road) -> None:
     run = tracking.Run(inside.json("first.json")["run_id"])
-    before = dict(tracking.client().get_run(run.id).data.tags)
+    before = dict(mlflow_store.client().get_run(run.id).data.tags)
     for tag, value, reason in [
         ("best.sha256", "0" * 64, f"{origin.BEST} of run {run.id} was changed since"),
         ("params.sha256", "0" * 64, "params.yaml of run"),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import endpoint, history, served, tracking
+from pipeline import endpoint, history, mlflow_store, served
 from pipeline.cli import app
 from serving.process import free_ports, running, stop
 from serving.state import read_models
@@ -150,9 +150,9 @@ def test_a_project_is_served_changed_and_brought_back(project: Path, monkeypatch
     said = works("serve", "up")
     assert f"loading version {second} beside what serves" in said, "a newer champion is rolled out"
     assert answering() == second
-    tags = tracking.client().get_model_version("digits", number).tags
+    tags = mlflow_store.client().get_model_version("digits", number).tags
     assert tags.keys() >= {"served_at"}
-    assert "served_until" in tracking.client().get_model_version("digits", "1").tags
+    assert "served_until" in mlflow_store.client().get_model_version("digits", "1").tags
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # a rollback needs no registry
     forget()

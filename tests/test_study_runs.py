@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from pipeline import tracking, tune
+from pipeline import mlflow_store, tracking, tune
 from pipeline.fitting.compute import Compute
 from pipeline.tracking import Run
 from pipeline.tuning import children
@@ -89,9 +89,9 @@ def test_every_trial_has_one_run(project: Path) -> None:
     assert len(runs) == 1 + 5
     for child in found:
         trial = ended(study)[int(child.tags["trial"])]
-        curve = tracking.client().get_metric_history(child.run.id, "val_loss")
+        curve = mlflow_store.client().get_metric_history(child.run.id, "val_loss")
         assert [point.value for point in curve] == list(trial.intermediate_values.values())
-        whole = tracking.client().get_metric_history(child.run.id, "epoch")
+        whole = mlflow_store.client().get_metric_history(child.run.id, "epoch")
         assert [point.value for point in whole] == list(range(EPOCHS)), (
             "all that was reported, not the loss alone"
         )

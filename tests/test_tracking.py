@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.core.params import UserError
 from tests.stores import PARAMS
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_holds_all_that_was_recorded(store: str, tmp_path: Path) -> None:
-    assert tracking.uri() == store
+    assert mlflow_store.uri() == store
     Path("dvc.lock").write_text("locked")
     folder = tmp_path / "plots"
     folder.mkdir()
@@ -34,12 +34,12 @@ def test_a_run_holds_all_that_was_recorded(store: str, tmp_path: Path) -> None:
     run.files(tmp_path / "b.txt")
     run.finish()
 
-    found = tracking.client().get_run(run.id)
+    found = mlflow_store.client().get_run(run.id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "train-1"
     assert found.data.params == {"train.lr": "0.1", "data.path": "None", "long": "x" * 6000}
     assert found.data.metrics == {"loss": 0.5, "accuracy": 1.0}
-    history = tracking.client().get_metric_history(run.id, "loss")
+    history = mlflow_store.client().get_metric_history(run.id, "loss")
     assert [(entry.step, entry.value) for entry in history] == [(0, 1.5), (1, 0.5)]
     tags = found.data.tags
     assert (tags["stage"], tags["verdict"]) == ("train", "promoted")
@@ -52,9 +52,9 @@ def test_a_run_holds_all_that_was_recorded(store: str, tmp_path: Path) -> None:
         "data/augment",
     )
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
-    assert tracking.download(f"runs:/{run.id}/plots/a.txt", tmp_path / "got").read_text() == "one"
-    assert tracking.download(f"runs:/{run.id}/b.txt", tmp_path / "got").read_text() == "two"
-    experiment = tracking.client().get_experiment(found.info.experiment_id)
+    assert mlflow_store.download(f"runs:/{run.id}/plots/a.txt", tmp_path / "got").read_text() == "one"
+    assert mlflow_store.download(f"runs:/{run.id}/b.txt", tmp_path / "got").read_text() == "two"
+    experiment = mlflow_store.client().get_experiment(found.info.experiment_id)
     assert experiment.name == "digits"
     assert experiment.artifact_location.startswith(
         "mlflow-artifacts:" if store.startswith("http") else "file://"
@@ -65,11 +65,11 @@ def test_system_metrics_are_sampled_while_a_block_runs(store: str) -> None:
     run = tracking.start("sampled", {})
     with tracking.recording(run):
         time.sleep(1.5)
-    found = tracking.client().get_run(run.id)
+    found = mlflow_store.client().get_run(run.id)
     assert found.info.status == "RUNNING", "who recorded may go on; finish() closes"
     assert 0 <= found.data.metrics["system/cpu_utilization_percentage"] <= 100
     assert found.data.metrics["system/system_memory_usage_megabytes"] > 100
-    assert len(tracking.client().get_metric_history(run.id, "system/cpu_utilization_percentage")) >= 2
+    assert len(mlflow_store.client().get_metric_history(run.id, "system/cpu_utilization_percentage")) >= 2
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -77,14 +77,14 @@ def test_a_run_whose_block_ends_badly_says_so(error: type[BaseException], status
     run = tracking.start("ends badly", {})
     with pytest.raises(error), tracking.recording(run):
         raise error
-    assert tracking.client().get_run(run.id).info.status == status
+    assert mlflow_store.client().get_run(run.id).info.status == status
 
 
 def test_trials_are_children_of_their_study(store: str) -> None:
     parent = tracking.start("tune", {})
     children = {tracking.start(f"trial-{number}", {}, parent).id for number in range(2)}
     query = f"tags.mlflow.parentRunId = '{parent.id}'"
-    found = tracking.client().search_runs([tracking.experiment_id()], query)
+    found = mlflow_store.client().search_runs([mlflow_store.experiment_id()], query)
     assert {run.info.run_id for run in found} == children
 
 
@@ -97,7 +97,7 @@ def test_attaching_to_a_run_that_the_store_does_not_hold_names_the_store(store: 
         assert store in str(told.value)
         assert gone in str(told.value)
         assert "dvc repro -f -s train" in str(told.value)
-    tracking.client().delete_run(run.id)
+    mlflow_store.client().delete_run(run.id)
     with pytest.raises(UserError, match="does not know run"):
         tracking.attach(run.id)
 
@@ -105,7 +105,7 @@ def test_attaching_to_a_run_that_the_store_does_not_hold_names_the_store(store: 
 def test_a_deleted_experiment_is_told(store: str) -> None:
     Path("params.yaml").write_text(PARAMS.replace("{", "{experiment: deleted, "))
     os.utime("params.yaml", (1, 1))
-    tracking.client().delete_experiment(tracking.experiment_id())
+    mlflow_store.client().delete_experiment(mlflow_store.experiment_id())
     with pytest.raises(
         UserError, match=r"the MLflow experiment 'deleted' is deleted; restore it or set tracking"
     ):

@@ -1,17 +1,31 @@
-"""Draws of samples with replacement, for bootstrap intervals."""
+"""Draws of samples with replacement, and what intervals are made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from serving.inputs.spec import DataSpec
 
-CELLS = (
-    1 << 21
-)  # weights held at a time, so that memory does not grow with the test; metrics take some times as much
+CELLS = 1 << 21  # weights held at a time, so that memory does not grow with the test; metrics take some more
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one is above another, with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def plain(self) -> dict[str, float]:
+        """As a dict."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 
 
 @dataclass(frozen=True)

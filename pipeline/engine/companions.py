@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.core.params import UserError
 from pipeline.engine.mapping import _bound_to_parent
+from pipeline.engine.tasks import sendable
 
 Tell = Callable[[Any], None]  # sends to the parent what a process has to say, in order
 GRACE = 3.0  # seconds in which the one that died first is told from those that died of it
@@ -44,10 +45,7 @@ def _run(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]
         work(tell, *arguments)
     except Exception as error:
         error.add_note(traceback.format_exc())
-        try:
-            pipe.send(("error", error))
-        except Exception:  # what cannot be pickled
-            pipe.send(("error", RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
+        pipe.send(("error", sendable(error)))
         sys.exit(1)
 
 

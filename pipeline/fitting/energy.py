@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from pipeline.core.params import UserError, section
-from pipeline.tracking import Tracking
+from pipeline.mlflow_store import Tracking
 
 if TYPE_CHECKING:
     import torch

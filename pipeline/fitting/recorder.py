@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.tracking import Run
 
 
@@ -47,7 +47,7 @@ def recorded(opening: Callable[[], Run]) -> Iterator[Recorder]:
     Raises:
         UserError: a tracking server does not answer; said before the block begins.
     """
-    tracking.check_reachable()
+    mlflow_store.check_reachable()
     with ExitStack() as stack, ThreadPoolExecutor(1, "tracking") as pool:
         recorder = Recorder(pool, opening)
         recorder.later(lambda run: stack.enter_context(tracking.recording(run)))

@@ -6,7 +6,7 @@ import warnings
 
 import optuna
 
-from pipeline import tracking
+from pipeline import mlflow_store, tracking
 from pipeline.fitting import families
 from pipeline.fitting.fit import Job
 from pipeline.fitting.lineage import data_digest, digest
@@ -25,7 +25,7 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
-    study = studies.open_study(tracking.studies(), f"{job.spec.source}-{key}", settings)
+    study = studies.open_study(mlflow_store.studies(), f"{job.spec.source}-{key}", settings)
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is experimental
@@ -61,7 +61,7 @@ def given(space: Space, job: Job) -> Plain:
 
 def open_run(study: optuna.Study) -> tracking.Run:
     """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
-    key = f"run {tracking.place()}"
+    key = f"run {mlflow_store.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
         run = begun(study) or tracking.start("tune", {"stage": "tune", "study": study.study_name})

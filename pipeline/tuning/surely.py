@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 
-from pipeline.core.resampling import Resamples
+from pipeline.core.resampling import Difference, Resamples
 
 CONFIDENCE, DRAWS = 0.95, 4000
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A setting's mean loss less that of the given one, negative for better, with the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def plain(self) -> dict[str, float]:
-        """As a dict."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
-
-
 def differences(values: np.ndarray, losses: np.ndarray | None, seed: int, block: int = 1) -> list[Difference]:
-    """Each setting against the first, which is the given one; all intervals hold together with `CONFIDENCE`.
+    """Each setting's mean loss less that of the first, the given one, so negative for better.
 
-    A bootstrap of two levels. Samples are drawn with replacement, the same for all settings. Seeds are too few to be
-    drawn so: their part follows Student's t, with a variance that all settings share, after what setting and seed
-    explain is taken away. As the best of several is picked by these very values, the intervals are as wide as the
-    widest of all settings asks for (Dunnett, "A multiple comparison procedure", 1955).
+    All intervals hold together with `CONFIDENCE`: a bootstrap of two levels. Samples are drawn with replacement,
+    the same for all settings. Seeds are too few to be drawn so: their part follows Student's t, with a variance
+    that all settings share, after what setting and seed explain is taken away. As the best of several is picked by
+    these very values, the intervals are as wide as the widest of all settings asks for (Dunnett, "A multiple
+    comparison procedure", 1955).
 
     Args:
         values: (C, S) the loss of each setting with each seed, the same seeds for all; S at least 2.

@@ -9,9 +9,10 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from pipeline.core.params import UserError
+from pipeline.core.resampling import Difference
 from pipeline.tuning.finals import Final, Found, Setting, fresh_seeds
 from pipeline.tuning.search import Plan
-from pipeline.tuning.surely import CONFIDENCE, Difference, differences
+from pipeline.tuning.surely import CONFIDENCE, differences
 from pipeline.tuning.trial import METRIC
 
 Word = Literal["better", "unsure", "given", "worse", "luck"]
