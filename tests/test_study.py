@@ -73,11 +73,20 @@ def test_a_study_stopped_between_trials_goes_on_as_if_it_had_not_been(
 
 
 KILLS = (
-    ("the study was made", 0), ("values were queued", 0), ("a trial was asked", 0), ("an epoch was answered", 0),
-    ("some values were suggested", 1), ("an epoch was told", 1), ("a trial was asked", 2), ("a result came", 2),
-    ("a trial was told", 4), ("a trial was over", 5), ("some values were suggested", 7), ("an epoch is kept", 8),
+    ("the study was made", 0),
+    ("values were queued", 0),
+    ("a trial was asked", 0),
+    ("an epoch was answered", 0),
+    ("an epoch was told", 0),
+    ("some values were suggested", 1),
+    ("a trial was asked", 2),
+    ("a result came", 2),
+    ("an epoch is kept", 3),
+    ("a trial was told", 4),
+    ("a trial was over", 5),
+    ("some values were suggested", 7),
     ("a trial was told", 11),
-)  # fmt: skip
+)  # fmt: skip; the epochs are those of trials that no pruner ends, whatever the machine's arithmetic
 
 
 def test_a_study_killed_anywhere_loses_nothing_and_repeats_nothing(
@@ -112,7 +121,7 @@ def test_studies_of_other_names_do_not_mix(tmp_path: Path) -> None:
 def test_hyperband_prunes_the_bad_and_finishes_the_good(undisturbed: list[Any]) -> None:
     states = [state for state, *_ in undisturbed]
     assert set(states) == {"COMPLETE", "PRUNED"}
-    assert 3 <= states.count("PRUNED") <= TRIALS - 3
+    assert 3 <= states.count("PRUNED") <= TRIALS - 2
     for state, values, last, curve, seconds in undisturbed:
         assert len(curve) == EPOCHS if state == "COMPLETE" else len(curve) < EPOCHS
         assert last == curve[-1] == value_at(**values, epoch=len(curve) - 1)

@@ -38,16 +38,18 @@ class Halving(BasePruner):
     """Successive halving, asynchronous (Li et al., 2020): at each rung one trial of so many goes on.
 
     It decides as Optuna's does, from the stored reports alone: Optuna's notes a rung before the answer is known, so a
-    trial whose stage was killed in between would never be ended there.
+    trial whose stage was killed in between would never be ended there. A trial has for rivals all that reported at its
+    rung, of whatever bracket: with rivals of its own bracket alone, the first of each bracket would go on to the end.
 
     Args:
         first: the report at which the first rung lies; the next lies at `reduction` times that.
-        brackets: of Hyperband, each beginning a rung later than the one before.
+        brackets: of Hyperband, each beginning a rung later than the one before. The last of several, which is a plain
+            random search, is left out: where a study has few trials it takes most of the epochs.
     """
 
     def __init__(self, first: int, reduction: int, brackets: int = 1) -> None:
         self.first, self.reduction = first, reduction
-        self.turns = turns(reduction, brackets)
+        self.turns = [turn for turn in turns(reduction, brackets) if turn < max(1, brackets - 1)]
 
     def bracket(self, number: int) -> int:
         """The bracket of a trial, which follows from its number."""
@@ -55,14 +57,14 @@ class Halving(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """True where the trial is at a rung and too bad to go on."""
-        step, bracket = trial.last_step, self.bracket(trial.number)
-        if step is None or not self.is_rung(step, bracket):
+        step = trial.last_step
+        if step is None or not self.is_rung(step, self.bracket(trial.number)):
             return False
         value = trial.intermediate_values[step]
         rivals = [
             each.intermediate_values.get(step, math.nan)
             for each in study.get_trials(deepcopy=False)
-            if self.bracket(each.number) == bracket and each.number != trial.number
+            if each.number != trial.number
         ]
         values = sorted([value, *(rival for rival in rivals if not math.isnan(rival))])
         return math.isnan(value) or value > values[max(1, len(values) // self.reduction) - 1]
