@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONUTF8 := 1
+unexport PYTHONDONTWRITEBYTECODE  # libraries are installed uncompiled, so each process would compile them anew
 .DEFAULT_GOAL := help
 .PHONY: help install repro test lint audit serve stop ui dashboard report schema deps bench clean purge
 

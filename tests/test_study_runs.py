@@ -30,7 +30,9 @@ TUNE = settings(trials=5, sampler="random", pruner="none")
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project with no run yet."""
     (tmp_path / "params.yaml").write_text(PARAMS)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")  # which MLflow keeps open by name
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db"
+    )  # which MLflow keeps open by name
     monkeypatch.chdir(tmp_path)
     forget()
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # once, for all that are killed
