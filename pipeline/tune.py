@@ -29,6 +29,7 @@ from pipeline.tuning.agreement import check as agree
 from pipeline.tuning.children import Again, Children
 from pipeline.tuning.finals import Finals, contenders
 from pipeline.tuning.folded import fold_jobs
+from pipeline.tuning.holding import held
 from pipeline.tuning.nested import Nested
 from pipeline.tuning.opening import RATE, find_study, given, open_run
 from pipeline.tuning.pareto import written
@@ -160,7 +161,7 @@ def tune() -> None:
     jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    with recorded(lambda: open_run(study)) as recorder:
+    with held(study), recorded(lambda: open_run(study)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))

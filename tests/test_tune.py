@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import optuna
+import psutil
 import pytest
 import yaml
 
+from pipeline.tuning.holding import HELD, machine
 from tests.road import Road
 
 pytestmark = pytest.mark.slow
@@ -28,6 +31,29 @@ def test_a_finished_study_is_not_run_again(other: Road) -> None:
     done = other.run("python", "-m", "pipeline.tune")
     assert "tune: 2 trials" in done.stdout
     assert trials(other) == before
+
+
+def test_a_study_that_is_searched_from_another_folder_is_refused(other: Road) -> None:
+    study = find(other)
+    me = psutil.Process()
+    study.set_user_attr(HELD, [machine(), me.pid, me.create_time(), 1.0, 0])
+    other.set({"tune": {"trials": 3}})
+    before = other.digest("data/tune")
+    done = other.run("python", "-m", "pipeline.tune", check=False)
+    assert done.returncode == 1
+    assert (
+        f"tune: the study '{study.study_name}' is searched by process {me.pid} of this machine" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert len(study.get_trials()) == 2
+    assert other.digest("data/tune") == before
+
+
+def find(road: Road) -> optuna.Study:
+    """The study of a road."""
+    storage = f"sqlite:///{road.folder}/.fairlead/studies.db"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def test_more_trials_go_on_with_the_study(other: Road) -> None:

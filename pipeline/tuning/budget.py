@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import optuna
 
+from pipeline.core.pulse import pulse
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.study import SECONDS, seconds_spent
 
@@ -15,7 +16,7 @@ PULSE = 2.0  # seconds between notes of them: what a kill can lose
 
 
 class Budget:
-    """Counts from `with` on; notes the time with the study now and then, on a thread of its own.
+    """What is left of it; counts while it runs.
 
     Args:
         trials: at most; fewer than `settings.trials` where there are no more to ask for.
@@ -26,8 +27,6 @@ class Budget:
         self.study, self.settings, self.trials, self.joules = study, settings, trials, joules
         self._before = seconds_spent(study)
         self._began = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._note, name="budget", daemon=True)
 
     @property
     def seconds(self) -> float:
@@ -47,18 +46,15 @@ class Budget:
         each = (time.monotonic() - self._began) / ended_here
         return min(minutes, each * max(0, self.trials - begun))
 
-    def __enter__(self) -> Budget:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count while the block runs; the time is noted with the study now and then, as a kill may come."""
         self._began = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        self.study.set_user_attr(SECONDS, self.seconds)
+        try:
+            with pulse(self._note, PULSE, "budget"):
+                yield
+        finally:
+            self._note()
 
     def _note(self) -> None:
-        while not self._over.wait(PULSE):
-            self.study.set_user_attr(SECONDS, self.seconds)
+        self.study.set_user_attr(SECONDS, self.seconds)

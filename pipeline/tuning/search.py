@@ -77,7 +77,7 @@ class Coordinator:
         if self.plan.jobs and self.plan.compute.engine == "local":
             device_of(self.plan.compute)  # a GPU that is not there is no trial's fault
         self.tidy()
-        with self.budget, self.shown, executor(self.work, self.answer, self.plan.compute) as pool:
+        with self.budget.running(), self.shown, executor(self.work, self.answer, self.plan.compute) as pool:
             try:
                 self.search(pool)
             except BaseException as error:
