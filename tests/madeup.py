@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,15 @@ def turned(task: Task, ask: Ask) -> Outcome:
 
 
 def kill_at(task: Task, place: str) -> None:
-    """Die as by `kill -9` where the file says so; an entry that says `always` stays."""
+    """Die as by `kill -9` where the file says so, once each; an entry that says `always` is followed each time."""
     path = task.folder.parent / KILLS
     kills: list[Any] = json.loads(path.read_text()) if path.exists() else []
-    for kill in kills:
+    for at, kill in enumerate(kills):
         if kill[:2] == [task.number, place]:
-            if kill[2:] != ["always"]:
-                path.write_text(json.dumps([other for other in kills if other != kill]))
-            os.kill(os.getpid(), signal.SIGKILL)
+            with suppress(FileExistsError):
+                if kill[2:] != ["always"]:
+                    path.with_name(f"killed-{at}").touch(exist_ok=False)  # several workers look at once
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sessions(folder: Path) -> list[list[int]]:
