@@ -58,7 +58,8 @@ def test_halving_ends_the_trials_that_optuna_s_ends(first: int, reduction: int) 
     curves = np.random.default_rng(first).normal(size=(60, 20)).cumsum(1)
     theirs = optuna.pruners.SuccessiveHalvingPruner(first, reduction)
     expected = decisions(theirs, curves)
-    assert decisions(Halving(first, reduction), curves) == expected
+    ladder = [first * reduction**at for at in range(5)]
+    assert decisions(Halving(ladder, reduction), curves) == expected
     assert 0 in expected
     assert len(set(expected)) >= 4
 
@@ -72,12 +73,14 @@ def test_hyperband_s_brackets_have_the_trials_of_the_paper_but_for_its_random_se
     first = Counter(pruner.bracket(number) for number in range(24))
     assert max(abs(first[at] - 24 * count / 138) for at, count in enumerate((81, 34, 15, 8))) < 1
     assert turns(3, 1) == [0]
-    assert set(Halving(1, 3, 1).turns) == set(Halving(1, 3, 2).turns) == {0}
+    few = pruner_of(Tune(pruner="hyperband", max_epochs=8, reduction=3), 1)
+    assert isinstance(few, Halving)
+    assert (few.rungs, few.turns) == ((3,), [0])
 
 
 def test_in_hyperband_a_trial_has_for_rivals_all_that_were_at_its_rung() -> None:
     curves = np.random.default_rng(0).normal(size=(40, 9)).cumsum(1)
-    pruner = Halving(1, 3, 3)
+    pruner = Halving((1, 3, 9), 3, 2)
     found = decisions(pruner, curves)
     rungs = {0: (1, 3, 9), 1: (3, 9)}
     for number, ended in enumerate(found):
@@ -94,11 +97,18 @@ def test_in_hyperband_a_trial_has_for_rivals_all_that_were_at_its_rung() -> None
     assert decisions(pruner, worst)[first] == 3, "though it is the first of its bracket"
 
 
-def test_halving_begins_at_a_share_of_the_whole() -> None:
-    for epochs, first in ((4, 1), (27, 1), (100, 3), (300, 11)):
+def test_halving_looks_at_shares_of_the_whole() -> None:
+    for epochs, rungs in (
+        (2, ()),
+        (4, (1,)),
+        (20, (2, 7)),
+        (27, (1, 3, 9)),
+        (100, (4, 11, 33)),
+        (300, (11, 33, 100)),
+    ):
         pruner = pruner_of(Tune(pruner="halving", max_epochs=epochs, reduction=3), 1)
         assert isinstance(pruner, Halving)
-        assert pruner.first == first
+        assert (pruner.rungs, pruner.turns) == (rungs, [0])
 
 
 def test_the_median_ends_what_is_worse_than_half() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from pipeline.tuning.settings import FIRST_FOLDS, Tune
 from pipeline.tuning.task import METRIC, Report
 
 STARTUP = 4  # whole trials before there is a median to compare with
-HALVINGS = 3  # of successive halving, from its first look to the whole
+HALVINGS = 3  # of successive halving at most
 DOUBT = 0.15  # the p-value below which a trial is ended: three folds of three that are worse have 0.125
 Build = Callable[[Tune, int], BasePruner]  # of the settings and the number of reports of a whole trial
 
@@ -42,14 +42,17 @@ class Halving(BasePruner):
     rung, of whatever bracket: with rivals of its own bracket alone, the first of each bracket would go on to the end.
 
     Args:
-        first: the report at which the first rung lies; the next lies at `reduction` times that.
-        brackets: of Hyperband, each beginning a rung later than the one before. The last of several, which is a plain
-            random search, is left out: where a study has few trials it takes most of the epochs.
+        rungs: the reports at which it decides, in order.
+        reduction: of so many trials one goes on.
+        brackets: of Hyperband, each beginning a rung later than the one before. That of no rung, a plain random search,
+            is left out: where a study has few trials it takes most of the epochs.
     """
 
-    def __init__(self, first: int, reduction: int, brackets: int = 1) -> None:
-        self.first, self.reduction = first, reduction
-        self.turns = [turn for turn in turns(reduction, brackets) if turn < max(1, brackets - 1)]
+    def __init__(self, rungs: Sequence[int], reduction: int, brackets: int = 1) -> None:
+        self.rungs, self.reduction = tuple(rungs), reduction
+        self.turns = (
+            [turn for turn in turns(reduction, brackets + 1) if turn < brackets] if brackets > 1 else [0]
+        )
 
     def bracket(self, number: int) -> int:
         """The bracket of a trial, which follows from its number."""
@@ -58,7 +61,7 @@ class Halving(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """True where the trial is at a rung and too bad to go on."""
         step = trial.last_step
-        if step is None or not self.is_rung(step, self.bracket(trial.number)):
+        if step not in self.rungs[self.bracket(trial.number) :]:
             return False
         value = trial.intermediate_values[step]
         rivals = [
@@ -69,12 +72,17 @@ class Halving(BasePruner):
         values = sorted([value, *(rival for rival in rivals if not math.isnan(rival))])
         return math.isnan(value) or value > values[max(1, len(values) // self.reduction) - 1]
 
-    def is_rung(self, step: int, bracket: int) -> bool:
-        """True where a bracket has a rung at a report."""
-        rung = self.first * self.reduction**bracket
-        while rung < step:
-            rung *= self.reduction
-        return rung == step
+
+def rungs(reports: int, reduction: int) -> list[int]:
+    """The reports at 1 / `reduction` of the whole, at that part of it, and so on, in order; they are the paper's.
+
+    >>> rungs(27, 3), rungs(20, 3), rungs(4, 3), rungs(2, 3)
+    ([1, 3, 9], [2, 7], [1], [])
+    """
+    found: list[int] = []
+    while reduction ** (len(found) + 1) <= reports:
+        found.insert(0, round(reports / reduction ** (len(found) + 1)))
+    return found
 
 
 def turns(reduction: int, brackets: int) -> list[int]:
@@ -93,15 +101,13 @@ def turns(reduction: int, brackets: int) -> list[int]:
 
 def halving(settings: Tune, reports: int) -> BasePruner:
     """Successive halving, which looks at a trial some times before it is whole."""
-    return Halving(max(1, reports // settings.reduction**HALVINGS), settings.reduction)
+    return Halving(rungs(reports, settings.reduction)[-HALVINGS:], settings.reduction)
 
 
 def hyperband(settings: Tune, reports: int) -> BasePruner:
     """Hyperband (Li et al., 2018), its brackets one beside the other."""
-    brackets = 1
-    while settings.reduction**brackets <= reports:
-        brackets += 1
-    return Halving(1, settings.reduction, brackets)
+    found = rungs(reports, settings.reduction)
+    return Halving(found, settings.reduction, max(1, len(found)))
 
 
 def wilcoxon(settings: Tune, reports: int) -> BasePruner:
