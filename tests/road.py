@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 VENV = BIN.parent
 SHRUNK = {
     "augment": {"factor": 0},
-    "tune": {"trials": 2, "max_epochs": 1},
+    "tune": {"trials": 2, "max_epochs": 1, "top": 1},
     "train": {"max_epochs": 2},
     "evaluate": {"resamples": 200},
     "promote": {"resamples": 200},
