@@ -56,7 +56,7 @@ class Tune(Section):
         description="Of cross-validation: also search within each fold, for an estimate without optimism.",
     )
     top: int = Field(
-        1,
+        2,
         ge=1,
         le=50,
         description="The best trials, trained again on fresh seeds before one is chosen; 1 trains none.",
