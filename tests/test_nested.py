@@ -40,7 +40,15 @@ CHANGES: dict[str, Any] = {
     "augment": {"factor": 1},
     "model": {"family": "fnn", "width": 8, "depth": 1},
     "train": {"batch_size": 32, "lr": 0.02, "augmentation": {"strength": 0.0}},
-    "tune": {"nested": True, "trials": 2, "max_epochs": 2, "pruner": "none", "space": SPACE, "minutes": 60},
+    "tune": {
+        "nested": True,
+        "trials": 2,
+        "max_epochs": 2,
+        "pruner": "none",
+        "space": SPACE,
+        "minutes": 60,
+        "top": 1,
+    },
     "compute": {"accelerator": "cpu", "threads": 1},
 }
 
