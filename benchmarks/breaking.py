@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serving.client import Client, RequestError, read_endpoint, read_token
+from serving.client import Client
+from serving.endpoint import RequestError, read_endpoint, read_token
 from serving.management import Management
 from serving.settings import ServerError
 

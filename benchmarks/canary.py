@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.serving.load import Generator, Load, request
 from benchmarks.serving.model import NAME, VERSION, pngs, write_model
 from serving.archive import build_archive
-from serving.client import read_token
+from serving.endpoint import read_token
 from serving.inputs.spec import write_json
 from serving.process import free_ports, running
 from serving.settings import ServerSettings

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak import PNG, served
-from serving.client import read_endpoint, read_token
+from serving.endpoint import read_endpoint, read_token
 from serving.front import Front
 from serving.process import free_ports
 from serving.settings import ServerSettings

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from serving.archive import build_archive
-from serving.client import read_token
 from serving.deploy import Rollout, changing
+from serving.endpoint import read_token
 from serving.inputs.image import encode_png
 from serving.inputs.spec import DataSpec, ImageInput, Transform, write_json
 from serving.management import Management

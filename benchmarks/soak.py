@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks import breaking
 from serving.archive import build_archive
-from serving.client import Client, RequestError
+from serving.client import Client
+from serving.endpoint import RequestError
 from serving.inputs.image import encode_png
 from serving.inputs.spec import Column, DataSpec, ImageInput, write_json
 from serving.process import free_ports, stop

@@ -17,7 +17,8 @@ from pipeline.core.params import Section, UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA, main, replacing
 from pipeline.generation import requests_in
-from serving.client import Client, RequestError
+from serving.client import Client
+from serving.endpoint import RequestError
 from serving.inputs.ragged import Rows
 from serving.inputs.spec import DataSpec, Transform, read_json, read_spec, write_json
 from serving.predictor import BACKENDS, Predictor, numbers, rounding

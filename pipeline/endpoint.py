@@ -12,8 +12,8 @@ from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.served import FOLDER, describe
 from pipeline.store import Blessed, again, fetch, stored
-from serving.client import Endpoint, Kind
 from serving.deploy import Rollout, changing
+from serving.endpoint import Endpoint, Kind
 from serving.process import running, stop
 from serving.settings import ServerError, ServerSettings
 from serving.state import Models, read_models, write_models

@@ -11,8 +11,8 @@ import yaml
 
 from pipeline.core.params import UserError
 from serving.asgi.keys import write_keys
-from serving.client import KEY_FILE
 from serving.container import KEYS, SETTINGS
+from serving.endpoint import KEY_FILE
 from serving.inputs.spec import read_json
 from serving.settings import ServerSettings
 

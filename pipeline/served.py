@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.core.params import section
 from pipeline.core.project import Name
 from pipeline.core.stage import STATE
-from serving.client import Client, Endpoint, RequestError, read_endpoint
+from serving.client import Client
+from serving.endpoint import Endpoint, RequestError, read_endpoint
 from serving.grpc_client import GrpcClient
 from serving.process import running
 from serving.servers import management

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from serving.client import STATE_FILE, Endpoint, RequestError
 from serving.config import LOG, stock
+from serving.endpoint import STATE_FILE, Endpoint, RequestError
 from serving.logs import RAISED, plain, why
 from serving.management import Registered
 from serving.probe import Broken, check_golden

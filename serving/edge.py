@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from serving.client import Client, Kind, RequestError, read_endpoint, read_token
+from serving.client import Client
+from serving.endpoint import Kind, RequestError, read_endpoint, read_token
 from serving.front import Front
 from serving.metrics import CONTENT_TYPE, clear, page
 from serving.settings import ServerError, ServerSettings

@@ -13,8 +13,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from serving.client import PASSING, RequestError, read_endpoint, read_token
+from serving.client import PASSING
 from serving.config import CONFIG
+from serving.endpoint import RequestError, read_endpoint, read_token
 from serving.protos import TORCHSERVE, torchserve
 
 PORT = re.compile(r"^grpc_inference_port=(\d+)$", re.MULTILINE)  # in TorchServe's settings

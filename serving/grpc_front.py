@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.client import RequestError, read_endpoint, read_token
+from serving.endpoint import RequestError, read_endpoint, read_token
 from serving.inputs.spec import DataSpec
 from serving.protos import KSERVE, kserve
 from serving.state import Served, read_models

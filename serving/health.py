@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from serving.client import Client, Endpoint, RequestError, plain_http, read_endpoint, read_token
+from serving.client import Client, plain_http
+from serving.endpoint import Endpoint, RequestError, read_endpoint, read_token
 from serving.management import Registered
 from serving.servers import management
 from serving.settings import ServerError, ServerSettings

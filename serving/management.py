@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.client import RequestError, plain_http, read_endpoint, read_token
+from serving.client import plain_http
+from serving.endpoint import RequestError, read_endpoint, read_token
 from serving.settings import ServerError, ServerSettings
 
 READY = "READY"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.client import Client, RequestError, read_token
+from serving.client import Client
+from serving.endpoint import RequestError, read_token
 from serving.inputs.spec import DataSpec, Transform, read_spec
 from serving.predictor import numbers, rounding
 from serving.settings import ServerError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.client import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, Endpoint, RequestError, read_endpoint
+from serving.endpoint import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, Endpoint, RequestError, read_endpoint
 from serving.inputs.spec import read_json
 from serving.settings import PORTS, ServerError
 

@@ -18,7 +18,8 @@ from typing import ClassVar, Self
 
 import psutil
 
-from serving.client import STATE_FILE, Client, Endpoint, Kind, RequestError, read_token
+from serving.client import Client
+from serving.endpoint import STATE_FILE, Endpoint, Kind, RequestError, read_token
 from serving.inputs.spec import write_json
 from serving.logs import read_log, why
 from serving.process import check_port, free_ports, running, stop

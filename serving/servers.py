@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving.asgi.management import OnnxManagement
 from serving.asgi.server import OnnxServer
-from serving.client import Kind, read_endpoint
+from serving.endpoint import Kind, read_endpoint
 from serving.management import Management
 from serving.server import Server
 from serving.torchserve import TorchServe

@@ -25,8 +25,8 @@ from typing import NoReturn
 import psutil
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.client import SUPERVISOR_FILE, Endpoint, Kind, RequestError, read_endpoint
 from serving.edge import edge
+from serving.endpoint import SUPERVISOR_FILE, Endpoint, Kind, RequestError, read_endpoint
 from serving.health import Health
 from serving.inputs.spec import write_json
 from serving.process import running, stop

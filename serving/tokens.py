@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from serving.client import KEY_FILE, RequestError, read_endpoint
+from serving.endpoint import KEY_FILE, RequestError, read_endpoint
 from serving.inputs.spec import read_json
 
 MINUTES = 525_600

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.client import Endpoint
 from serving.config import CONSOLE, LOG, command_line, environment, write_config
+from serving.endpoint import Endpoint
 from serving.management import Management, ManagementError
 from serving.server import PREFIX, Server, record
 from serving.settings import ServerError, ServerSettings

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from serving.archive import build_archive
-from serving.client import Endpoint
+from serving.endpoint import Endpoint
 from serving.inputs.image import encode_png
 from serving.inputs.spec import write_json
 from serving.predictor import Predictor

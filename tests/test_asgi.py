@@ -25,8 +25,8 @@ from serving.asgi.keys import Keys, write_keys
 from serving.asgi.management import OnnxManagement
 from serving.asgi.run import WORKERS, read_table
 from serving.asgi.server import OnnxServer
-from serving.client import Endpoint, read_token
 from serving.config import stock
+from serving.endpoint import Endpoint, read_token
 from serving.inputs.spec import read_spec, write_json
 from serving.management import ManagementError
 from serving.openapi import document

@@ -24,8 +24,8 @@ from pipeline.canary import Trial
 from pipeline.canary_observed import Margins
 from pipeline.canary_record import STOP, End, Look, Plan, latest
 from pipeline.cli import app
-from serving.client import read_token
 from serving.deploy import changing
+from serving.endpoint import read_token
 from serving.management import Management
 from serving.predictor import Predictor
 from serving.process import free_ports, running, stop

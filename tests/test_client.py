@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from serving.client import KEY_FILE, STATE_FILE, Client, Endpoint, RequestError
+from serving.client import Client
+from serving.endpoint import KEY_FILE, STATE_FILE, Endpoint, RequestError
 from serving.inputs.spec import write_json
 from serving.process import free_ports
 

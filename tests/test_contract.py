@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from serving.client import KEY_FILE, Client, RequestError, read_token
+from serving.client import Client
+from serving.endpoint import KEY_FILE, RequestError, read_token
 from serving.inputs.image import encode_png
 from serving.predictor import Predictor
 from serving.process import running

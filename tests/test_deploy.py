@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.client import Client, read_token
+from serving.client import Client
 from serving.deploy import Rollout, changing
+from serving.endpoint import read_token
 from serving.inputs.spec import read_json, write_json
 from serving.management import Management, ManagementError
 from serving.server import running

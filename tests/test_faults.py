@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from serving import supervisor
-from serving.client import Client, RequestError, read_endpoint, read_token
+from serving.client import Client
+from serving.endpoint import RequestError, read_endpoint, read_token
 from serving.management import Management
 from serving.process import stop
 from serving.state import of_archive, write_models

@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from serving.archive import build_archive
-from serving.client import read_token
+from serving.endpoint import read_token
 from serving.inputs.image import encode_png
 from serving.inputs.spec import DataSpec, write_json
 from serving.openapi import document

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from serving.archive import MANIFEST
-from serving.client import KEY_FILE, Endpoint, RequestError, read_endpoint, read_token
+from serving.endpoint import KEY_FILE, Endpoint, RequestError, read_endpoint, read_token
 from serving.process import stop
 from serving.tokens import rotate
 from serving.torchserve import TorchServe

@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from serving.archive import build_archive
 from serving.asgi.server import OnnxServer
-from serving.client import Client, RequestError, read_token
+from serving.client import Client
+from serving.endpoint import RequestError, read_token
 from serving.grpc_client import METHOD, GrpcClient
 from serving.grpc_front import serve
 from serving.protos import torchserve

@@ -26,7 +26,8 @@ from pipeline.cli import app
 from pipeline.core.params import UserError
 from pipeline.manifests import KINDS, Service, write
 from serving.asgi.keys import write_keys
-from serving.client import Client, read_token
+from serving.client import Client
+from serving.endpoint import read_token
 from serving.inputs.spec import write_json
 from serving.server import free_ports
 from tests.bundles import write_bundle

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.client import Endpoint, read_endpoint, read_token
 from serving.config import LOG
+from serving.endpoint import Endpoint, read_endpoint, read_token
 from serving.process import stop
 from serving.settings import ServerSettings
 from serving.state import of_archive, write_models

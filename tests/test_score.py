@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from serving.archive import build_archive
-from serving.client import Client, RequestError
+from serving.client import Client
+from serving.endpoint import RequestError
 from serving.inputs.image import encode_png
 from serving.predictor import Predictor
 from serving.torchserve import TorchServe

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from serving.archive import MANIFEST, ArchiveError, build_archive, read_manifest
-from serving.client import RequestError
+from serving.endpoint import RequestError
 from serving.state import check_archive, of_archive
 from serving.tokens import rotate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.client import read_token
+from serving.endpoint import read_token
 from serving.server import running
 from serving.torchserve import TorchServe
 from tests.live import PNG, settings_of

@@ -17,7 +17,8 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from serving.client import KEY_FILE, STATE_FILE, Client, Endpoint, RequestError
+from serving.client import Client
+from serving.endpoint import KEY_FILE, STATE_FILE, Endpoint, RequestError
 from serving.inputs.spec import write_json
 from serving.server import ServerError, ServerSettings, free_ports, running, stop
 from serving.torchserve import TorchServe

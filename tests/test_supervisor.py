@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from serving import health, supervisor
-from serving.client import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, Client, read_endpoint
+from serving.client import Client
+from serving.endpoint import KEY_FILE, STATE_FILE, SUPERVISOR_FILE, read_endpoint
 from serving.process import running, stop
 from serving.settings import ServerError
 from serving.state import of_archive, write_models

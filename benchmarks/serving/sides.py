@@ -19,8 +19,8 @@ import psutil
 
 from benchmarks.serving import processes
 from benchmarks.serving.model import NAME
-from serving.client import Kind, read_token
 from serving.config import find_java
+from serving.endpoint import Kind, read_token
 from serving.server import ServerSettings, free_ports
 from serving.servers import SERVERS
 

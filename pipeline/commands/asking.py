@@ -37,7 +37,7 @@ def predict(
     """Ask the running server about each FILE."""
     import json
 
-    from serving.client import RequestError
+    from serving.endpoint import RequestError
 
     failed = False
     with _connected(model, grpc) as client:
@@ -76,7 +76,7 @@ def explain(
 ) -> None:
     """Show what the running server's answer about FILE depends on."""
     from pipeline.explaining import draw, headline, strongest
-    from serving.client import RequestError
+    from serving.endpoint import RequestError
 
     picture = out or Path(f"{file.stem}-explained.png")
     try:
@@ -100,7 +100,7 @@ def explain(
 def _connected(model: str, grpc: bool = False) -> Any:
     """A client of the running server, or one message and the end."""
     from pipeline.served import client, grpc_client
-    from serving.client import RequestError
+    from serving.endpoint import RequestError
     from serving.settings import ServerError
 
     try:

@@ -15,7 +15,7 @@ def grpc(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8085) -
 
     from pipeline.core.params import UserError, section
     from pipeline.served import FOLDER
-    from serving.client import RequestError, read_endpoint
+    from serving.endpoint import RequestError, read_endpoint
     from serving.grpc_front import serve
     from serving.settings import ServerSettings
 

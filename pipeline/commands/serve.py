@@ -26,7 +26,7 @@ def say(step: str) -> None:
 @contextmanager
 def told() -> Iterator[None]:
     """What can go wrong with a server in one message; an interruption leaves what served before."""
-    from serving.client import RequestError
+    from serving.endpoint import RequestError
     from serving.server import ServerError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -116,7 +116,7 @@ def token(
     with told():
         from pipeline.core.params import section
         from pipeline.served import FOLDER
-        from serving.client import KEY_FILE, read_token
+        from serving.endpoint import KEY_FILE, read_token
         from serving.settings import ServerSettings
         from serving.tokens import rotate as change
 

@@ -9,7 +9,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from serving.client import KEY_FILE
+from serving.endpoint import KEY_FILE
 from serving.inputs.spec import read_json
 
 EXPIRES = "expiration time"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serving.archive import ArchiveError, read_manifest
 from serving.asgi.run import WANTED, WORKERS, Table, read_table, write_whole
-from serving.client import read_endpoint
+from serving.endpoint import read_endpoint
 from serving.management import READY, Management, ManagementError, Registered
 from serving.settings import ServerSettings
 from serving.state import Models

@@ -14,8 +14,8 @@ from pathlib import Path
 from serving.asgi.keys import write_keys
 from serving.asgi.management import write_wanted
 from serving.asgi.run import RUN, WORKERS, Run, read_table
-from serving.client import KEY_FILE, Endpoint
 from serving.config import CONSOLE, TETHER, environment, write_options
+from serving.endpoint import KEY_FILE, Endpoint
 from serving.process import running
 from serving.server import PREFIX, Server, record
 from serving.settings import ServerError
