@@ -6,13 +6,10 @@ A process that is killed is replaced, and its task is told as lost. None outlive
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
-import os
 import pickle
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,15 +18,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from pipeline.core.params import UserError
-from pipeline.engine.mapping import _bound_to_parent
-from pipeline.engine.tasks import Answer, Done, Executor, Work, sendable
+from pipeline.engine.places import surroundings
+from pipeline.engine.tasks import Answer, Done, Executor, Work
+from pipeline.engine.worker import ASKED, BROKEN, ENDED, READY, serve
 
 T = TypeVar("T")
 R = TypeVar("R")
 LOOK = 1.0  # seconds between looks for a process that died without its pipe being closed, as its own children hold it
 GRACE = 5.0  # seconds that a process has to end by itself
 STILLBORN = 20  # processes in a row that die before they are ready, after which no more are started
-READY, ASKED, ENDED, RAISED, BROKEN = "ready", "asked", "ended", "raised", "broken"
 
 
 class RemoteError(Exception):
@@ -120,7 +117,7 @@ class Local(Executor[T, R]):
         taken = {worker.place for worker in self._workers}
         place = next(at for at in range(self.size) if at not in taken)
         its = surroundings(place, self.size, self._gpus, self._gpus_each)
-        process = context.Process(target=_serve, args=(theirs, its))
+        process = context.Process(target=serve, args=(theirs, its))
         with _no_interrupt():
             process.start()
         theirs.close()
@@ -204,85 +201,3 @@ def ending(code: int) -> str:
     names = {each.value: each.name for each in signal.Signals}
     why = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
     return f"killed by signal {-code} ({names.get(-code, 'unknown')}){why}"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def at_once(workers: int, gpus: int, gpus_each: float) -> int:
-    """How many tasks run at once: `workers`, 0 being one a core, and no more than have their part of the GPUs.
-
-    >>> at_once(8, gpus=2, gpus_each=0.3)
-    6
-    """
-    size = workers or cores()
-    if not gpus or not gpus_each:
-        return size
-    fitting = gpus * int(1 / gpus_each) if gpus_each <= 1 else gpus // math.ceil(gpus_each)
-    return min(size, max(1, fitting))
-
-
-def surroundings(place: int, size: int, gpus: int, gpus_each: float) -> dict[str, str]:
-    """The environment of one of `size` workers: its part of the cores and of the GPUs.
-
-    >>> surroundings(3, 4, gpus=2, gpus_each=0.5)["CUDA_VISIBLE_DEVICES"]
-    '1'
-    """
-    found = {"OMP_NUM_THREADS": str(max(1, cores() // size))}
-    if gpus and gpus_each:
-        count = math.ceil(gpus_each)
-        first = place // int(1 / gpus_each) if gpus_each <= 1 else place * count
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + count])
-    return found
-
-
-class _Abandoned(BaseException):
-    """The coordinator has gone, so nobody waits for the result."""
-
-
-def _serve(pipe: Connection, surroundings: dict[str, str]) -> None:
-    """What a worker process does: one task after the other, until its parent has gone."""
-    _bound_to_parent()
-    os.environ.update(surroundings)
-    with contextlib.suppress(_Abandoned):
-        try:
-            work = _next(pipe)  # which imports what it needs
-        except Exception as error:
-            _send(pipe, BROKEN, (sendable(error), "".join(traceback.format_exception(error))))
-            return
-        _send(pipe, READY, None)
-        while True:
-            _one(pipe, work, _next(pipe))
-
-
-def _one(pipe: Connection, work: Work[Any, Any], task: Any) -> None:
-    """Do one task and send what came of it."""
-
-    def ask(question: Any) -> Any:
-        _send(pipe, ASKED, question)
-        return _next(pipe)
-
-    try:
-        _send(pipe, ENDED, work(task, ask))
-    except Exception as error:
-        _send(pipe, RAISED, (sendable(error), "".join(traceback.format_exception(error))))
-
-
-def _next(pipe: Connection) -> Any:
-    """What the coordinator says next."""
-    try:
-        data = pipe.recv_bytes()
-    except (EOFError, OSError):
-        raise _Abandoned from None
-    return pickle.loads(data)  # noqa: S301 - of our own parent
-
-
-def _send(pipe: Connection, kind: str, said: Any) -> None:
-    data = pickle.dumps((kind, said))  # what cannot be sent raises before anything is sent
-    try:
-        pipe.send_bytes(data)
-    except OSError:
-        raise _Abandoned from None

@@ -119,7 +119,8 @@ def _opened(work: Work[T, R], answer: Answer[T], compute: Compute) -> Executor[T
         from pipeline.engine.ray_tasks import RayTasks
 
         return RayTasks(work, answer, compute)
-    from pipeline.engine.local import Local, at_once
+    from pipeline.engine.local import Local
+    from pipeline.engine.places import at_once
 
     gpus = 0
     if compute.workers != 1 and compute.accelerator != "cpu":
