@@ -35,7 +35,7 @@ INPUT = DATA / "prepare" / "train"
 TRANSFORM = DATA / "prepare" / "transform"
 FOLDS = DATA / "prepare" / "folds"
 OUTPUT = DATA / "augment"
-PICTURED = 12  # samples shown in the picture, each with its transformed copies beside it
+PICTURED = 12  # samples shown in the picture, each with its transformed copies
 
 
 class Augment(Section):
@@ -150,17 +150,14 @@ def transformed(module: nn.Module, rows: Any, column: Column, drawn: tuple[int, 
 
 
 def picture(folder: Path, originals: int, factor: int) -> None:
-    """Draw samples (first column) beside their copies as `samples.png`."""
+    """Draw samples with their copies as `samples.png`: images in a row with the copies below, others one by one."""
+    dataset = Dataset(folder)
     first = np.linspace(0, originals - 1, min(PICTURED, originals)).astype(int)
-    rows = np.array([at + copy * originals for at in first for copy in range(1 + factor)])
-    columns = 1 + factor if factor else PICTURED
-    samples(
-        Dataset(folder),
-        rows,
-        columns,
-        "Training samples and their transformed copies",
-        folder / "samples.png",
-    )
+    rows = first + originals * np.arange(1 + factor)[:, None]
+    if dataset.spec.modality != "image":
+        rows = rows.T
+    title = "Training samples and their transformed copies"
+    samples(dataset, rows.ravel(), len(first), title, folder / "samples.png")
 
 
 def transform_in(folder: Path) -> Transform:

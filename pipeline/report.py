@@ -13,6 +13,8 @@ from pipeline.pages import Picture, render
 from serving.inputs.spec import read_json, read_spec
 
 PLOTS = DATA / "evaluate" / "plots"
+SAMPLES = "Training samples, and their transformed copies where there are any"
+USUAL, WIDE = 460, 940  # pixels on the page
 PICTURES = {
     "Confusion matrix": PLOTS / "confusion.png",
     "The worst answers": DATA / "evaluate" / "plots" / "mistakes.png",
@@ -25,13 +27,13 @@ PICTURES = {
     "Reliability": PLOTS / "reliability.png",
     "ROC": PLOTS / "roc.png",
     "Precision and recall": PLOTS / "pr.png",
-    "Training samples, and their transformed copies where there are any": DATA / "augment" / "samples.png",
+    SAMPLES: DATA / "augment" / "samples.png",
 }
 
 CAPTIONS = {"generation": {"The worst answers": "Most like a training image, each beside it"}}
 
 
-def picture(path: Path, caption: str, width: int = 460) -> Picture:
+def picture(path: Path, caption: str, width: int) -> Picture:
     """A PNG file as a picture inside the page."""
     uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     return Picture(uri, width, caption)
@@ -43,7 +45,9 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
     trained = read_json(DATA / "train" / "run.json")
     called = CAPTIONS.get(spec.task, {})
     pictures = [
-        picture(file, called.get(caption, caption)) for caption, file in PICTURES.items() if file.exists()
+        picture(file, called.get(caption, caption), WIDE if caption == SAMPLES else USUAL)
+        for caption, file in PICTURES.items()
+        if file.exists()
     ]
     page = render(
         "report.html.j2",
