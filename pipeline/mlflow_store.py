@@ -147,10 +147,15 @@ def download(artifact: str, folder: Path) -> Path:
         raise UserError(f"{artifact} cannot be fetched from the MLflow store {place()}: {error}") from None
 
 
+def project() -> str:
+    """The project's name."""
+    return section("name", Name)
+
+
 def experiment_id() -> str:
     """The id of the project's experiment, made when it does not exist."""
     settings = section("tracking", Tracking)
-    name = settings.experiment or section("name", Name)
+    name = settings.experiment or project()
     found = client().get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":

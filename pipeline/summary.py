@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.card import training_of
 from pipeline.core.params import UserError, section
 from pipeline.core.project import Name
 from pipeline.core.stage import DATA
@@ -53,6 +54,8 @@ def show() -> None:
             for name, each in nested.items()
         )
         console.print(f"nested estimate: {', '.join(ends)}", soft_wrap=True)
+    for what, said in training_of(read_json(DATA / "train" / "run.json")).items():
+        console.print(f"{what.lower()}: {said}", soft_wrap=True)
     server, name = section("server", ServerSettings), section("name", Name)
     lines = {
         "report": Path(DATA / "promote" / "report.html").resolve().as_uri(),

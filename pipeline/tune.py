@@ -151,6 +151,10 @@ def tune() -> None:
         write_nothing()
         print("tune: no trials asked for; the given values are used")
         return
+    if train.privacy.epsilon:
+        print(
+            "tune: the epsilon of train.privacy is each trial's; what choosing among trials tells is not counted"
+        )
     job = families.prepared(job, settings.space)
     # Each fold finds a rate of its own, as the whole training set holds its validation samples.
     if RATE not in settings.space and job.train.batch_size and not fold_jobs(job):
@@ -161,7 +165,7 @@ def tune() -> None:
     jobs = fold_jobs(job) or (job,)
     study = find_study(settings, jobs)
     plan = Plan(settings, jobs, job.seed, STATE / "trials" / study.study_name, job.compute)
-    with held(study), recorded(lambda: open_run(study)) as recorder:
+    with held(study), recorded(lambda: open_run(study, settings)) as recorder:
         search(study, plan, recorder)
         verdict = choose(study, plan, recorder)
         recorder.later(lambda run: log_verdict(run, study, verdict))

@@ -216,6 +216,13 @@ def test_given_values_that_may_break_a_constraint_are_not_chosen(tmp_path: Path)
     settings = [replace(SETTINGS[0], free=False), *SETTINGS[1:]]
     found = judge(plan, settings, drawn(plan, {0: 0.20, 1: 0.25}))
     assert (found.word, found.winner.trial) == ("worse", 3)
+    assert (
+        "the given one, which may not be chosen as it is not known to keep tune.constraints: val_loss"
+        in found.told
+    )
+    close = judge(plan, settings, drawn(plan, {0: 0.20, 1: 0.2001}))
+    assert close.word == "unsure"
+    assert "not surely better than the given one, which may not be chosen" in close.told
 
 
 def test_one_seed_is_sure_of_nothing_and_no_seed_at_all_is_luck(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -107,3 +109,35 @@ def test_ctrl_c_is_told_and_leaves_nothing(mine: Road, stage: str, moment: float
         assert mine.digest(f"data/{stage}") == before
     assert nothing_runs(mine), ours(mine)
     assert not Path(mine.folder / "data" / f".{stage}.new").exists()
+
+
+@pytest.mark.parametrize("stage", ["tune", "train"])
+def test_ctrl_c_in_an_epoch_is_told_and_its_run_is_not_a_failed_one(
+    road: Road, tmp_path: Path, stage: str
+) -> None:
+    mine = road.copy(tmp_path / "road")
+    mine.set({"tune": {"trials": 3, "max_epochs": 200}, "train": {"max_epochs": 200}})
+    before, known = mine.digest(f"data/{stage}"), set((mine.folder / ".fairlead").rglob("*.ckpt"))
+    process = subprocess.Popen(
+        ["python", "-m", f"pipeline.{stage}"], cwd=mine.folder, env=mine.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not set((mine.folder / ".fairlead").rglob("*.ckpt")) - known:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{stage}: interrupted; earlier outputs are intact" in told
+    assert "Traceback" not in told
+    assert mine.digest(f"data/{stage}") == before
+    with closing(sqlite3.connect(mine.folder / "mlflow.db")) as runs:
+        (last,) = runs.execute(
+            "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'stage' AND value = ? "
+            "ORDER BY start_time DESC LIMIT 1",
+            (stage,),
+        ).fetchone()
+    assert last == "KILLED"
+    assert nothing_runs(mine), ours(mine)

@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def session() -> optuna.Study:
     """What a run of `tune` does with a study and MLflow."""
     study = open_study("sqlite:///studies.db", NAME, TUNE)
-    run = tune.open_run(study)
+    run = tune.open_run(study, TUNE)
     plan = Plan(TUNE, (), SEED, Path("trials"), Compute(accelerator="cpu"))
     search = Coordinator(study, plan, lambda *told: logged.add(run, *told), madeup.work)
     logged = Children(study, search.curves)

@@ -23,7 +23,7 @@ from pipeline.fitting.epochlog import EpochHook
 from pipeline.fitting.privacy import Guarded
 from pipeline.fitting.secret import Secret
 from pipeline.fitting.settings import Job, Train
-from pipeline.fitting.trainer import Epochs, device_of, make_trainer, quiet, threads_for
+from pipeline.fitting.trainer import Epochs, ctrl_c_is_raised, device_of, make_trainer, quiet, threads_for
 
 __all__ = ["Job", "Train", "assemble", "fit"]
 
@@ -57,9 +57,8 @@ def fit(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        with ctrl_c_is_raised(trainer):
+            trainer.fit(task, train, val, ckpt_path=kept.resume if kept else None, weights_only=True)
     if is_sharded(task.served.net):
         task.served = put_together(task.served, job)
     if kept is not None:

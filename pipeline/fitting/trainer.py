@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -85,6 +88,23 @@ def device_of(compute: Compute) -> torch.device:
             "compute.accelerator is 'gpu' and PyTorch finds no CUDA device here; use 'auto' or 'cpu'"
         )
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+@contextmanager
+def ctrl_c_is_raised(trainer: pl.Trainer) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning ends the process at Ctrl-C, since the stage has a word to say.
+
+    Lightning also has Ctrl-C ignored from then on; it is heard again here.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != 1 or not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
 
 
 def make_trainer(job: Job, callbacks: list[Callback]) -> pl.Trainer:

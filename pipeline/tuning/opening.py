@@ -7,6 +7,7 @@ import warnings
 import optuna
 
 from pipeline import mlflow_store, tracking
+from pipeline.core.params import flatten
 from pipeline.fitting import families
 from pipeline.fitting.fit import Job
 from pipeline.fitting.lineage import data_digest, digest
@@ -14,6 +15,13 @@ from pipeline.fitting.space import Plain, Space, same
 from pipeline.tuning import study as studies
 from pipeline.tuning.settings import Tune
 
+SETTLED = {
+    "sampler",
+    "pruner",
+    "objectives",
+    "constraints",
+    "reduction",
+}  # with the space; others make no new study
 RATE, SIZE = "train.lr", "train.batch_size"
 
 
@@ -22,16 +30,25 @@ def find_study(settings: Tune, jobs: tuple[Job, ...]) -> optuna.Study:
     job = jobs[0]
     base = {"model": job.model.model_dump(), "train": job.train.model_dump()}
     space = {name: domain.model_dump() for name, domain in settings.space.items()}
-    kept = settings.model_dump(include={"sampler", "pruner", "objectives", "constraints", "reduction"})
+    kept = settings.model_dump(include=SETTLED)
     folders = (folder for each in jobs for folder in (each.train_folder, each.val_folder))
     key = digest(base, space, kept, job.seed, data_digest(*folders))
-    study = studies.open_study(mlflow_store.studies(), f"{job.spec.source}-{key}", settings)
+    study = studies.open_study(mlflow_store.studies(), f"{mlflow_store.project()}-{key}", settings)
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is experimental
             study.set_metric_names(list(settings.objectives))  # as the dashboard shows them
     studies.ask_first(study, families.first_trials(askable(settings.space, job), settings.space))
     return study
+
+
+def settled(settings: Tune) -> Plain:
+    """What stays as it is over all sessions of a study, to be logged."""
+    space = {name: domain.model_dump(exclude_defaults=True) for name, domain in settings.space.items()}
+    return {
+        **settings.model_dump(include=SETTLED),
+        "space": {name: str(what) for name, what in space.items()},
+    }
 
 
 def askable(space: Space, job: Job) -> Plain:
@@ -59,12 +76,13 @@ def given(space: Space, job: Job) -> Plain:
     return values
 
 
-def open_run(study: optuna.Study) -> tracking.Run:
-    """The MLflow run of a study: that of its earlier sessions, where the store in force knows it."""
+def open_run(study: optuna.Study, settings: Tune) -> tracking.Run:
+    """The MLflow run of a study, with what makes it this study: that of earlier sessions, where the store knows it."""
     key = f"run {mlflow_store.place()}"
     run = tracking.Run(study.user_attrs[key]) if key in study.user_attrs else None
     if run is None or not run.exists():
         run = begun(study) or tracking.start("tune", {"stage": "tune", "study": study.study_name})
+        run.params(flatten({"tune": settled(settings)}))
         study.set_user_attr(key, run.id)
     return run
 

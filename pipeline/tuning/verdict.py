@@ -155,6 +155,9 @@ def sentence(
 ) -> tuple[Word, str]:
     """Whether the winner is better than the given setting, in a word and in a sentence."""
     given, other = standings[0], standings[rival]
+    barred = (
+        "" if given.setting.free else ", which may not be chosen as it is not known to keep tune.constraints"
+    )
     if not given.losses:
         return "unsure", f"the given setting could not be trained on fresh seeds: {given.reason}"
     if not rival:
@@ -164,7 +167,7 @@ def sentence(
         said = f"with one fresh seed nothing is sure (tune.seeds: 2 and more give an interval): {METRIC} {gap:+.4f}"
         return (
             "given" if not best else "unsure"
-        ), f"{said} by {other.setting.name} against the given setting"
+        ), f"{said} by {other.setting.name} against the given setting{barred}"
     if not best:
         return "given", (
             f"no tuned setting is better than the given one on fresh seeds, so the given values stay; the best other, "
@@ -173,8 +176,8 @@ def sentence(
     if difference.high < 0:
         return "better", f"the tuned setting is better than the given one: {METRIC} {difference}"
     if difference.low > 0:
-        return "worse", (
-            f"the tuned setting is worse than the given one, which may not be chosen as it is not known to keep "
-            f"tune.constraints: {METRIC} {difference}"
-        )
-    return "unsure", f"the tuned setting is not surely better than the given one: {METRIC} {difference}"
+        return "worse", f"the tuned setting is worse than the given one{barred}: {METRIC} {difference}"
+    return (
+        "unsure",
+        f"the tuned setting is not surely better than the given one{barred}: {METRIC} {difference}",
+    )
