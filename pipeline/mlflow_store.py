@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 R = TypeVar("R")
+VIEW = "workflowType=machine_learning"  # of its pages: without it they open on the traces of language models
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 

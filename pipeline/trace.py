@@ -148,7 +148,7 @@ def address(experiment: str, run_id: str) -> str:
     """Where the run is looked at."""
     store = mlflow_store.uri()
     at = store.rstrip("/") if store.startswith("http") else "http://127.0.0.1:5000"
-    return f"{at}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{at}/#/experiments/{experiment}/runs/{run_id}?{mlflow_store.VIEW}"
 
 
 def served(name: str, digest: str) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ import sys
 import psutil
 
 from pipeline.core.params import UserError, section
-from pipeline.mlflow_store import Tracking, experiment_id, uri
+from pipeline.mlflow_store import VIEW, Tracking, experiment_id, uri
 
 HOST = "127.0.0.1"
-VIEW = "workflowType=machine_learning"  # without it MLflow opens on the traces of language models
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -40,7 +40,7 @@ def test_a_version_leads_to_all_that_made_it(mine: Road) -> None:
     assert facts["registry"][-1]["verdict"] == "promoted"
     assert facts["registry"][-1]["aliases"] == ["champion"]
     assert facts["run"]["id"] == first["run_id"]
-    assert facts["run"]["address"].endswith(f"/runs/{first['run_id']}")
+    assert facts["run"]["address"].endswith(f"/runs/{first['run_id']}?workflowType=machine_learning")
     head = mine.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
     assert facts["code"] == {"commit": head, "modified": False, "patch": None}
     assert len(facts["dvc_lock_sha256"]["at promotion"]) == 64
