@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.core.params import UserError
+from pipeline.core.stage import told
 from pipeline.tuning.samplers import STARTUP
 from pipeline.tuning.study import best, ended, open_study
 from tests import madeup
@@ -135,3 +139,42 @@ def test_the_best_is_the_lowest_of_the_finished(study: optuna.Study, undisturbed
     found = best(study)
     assert found.state == TrialState.COMPLETE
     assert found.value == min(trial[2] for trial in undisturbed if trial[0] == "COMPLETE")
+
+
+# Files that are no database
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("folder", "is a folder; expected sqlite:///FILE"), ("text", "'.*text' cannot be used: file is not a database"),
+     ("cut", "cannot be used: database disk image is malformed; put back a copy"), ("", "names no file"),
+     ("text/studies.db", "the folder '.*text' cannot be made"), ("theirs", "holds tables of another program")],
+)  # fmt: skip
+def test_a_file_that_keeps_no_studies_is_told_by_its_name_and_left_as_it_is(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("no database\n" * 99)
+    open_study(f"sqlite:///{tmp_path}/whole", NAME, settings())
+    (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:9000])
+    with closing(sqlite3.connect(tmp_path / "theirs")) as theirs:
+        theirs.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        theirs.execute("INSERT INTO alembic_version VALUES ('7')")
+        theirs.commit()
+    before = {each: each.read_bytes() for each in (tmp_path / "text", tmp_path / "cut")}
+    address = f"sqlite:///{tmp_path}/{name}" if name else "sqlite:///"
+    with pytest.raises(UserError, match=said) as error:
+        open_study(address, NAME, settings())
+    assert str(error.value).startswith("tracking.studies")
+    assert {each: each.read_bytes() for each in before} == before
+
+
+def test_a_database_that_breaks_under_a_study_is_told(tmp_path: Path) -> None:
+    study = open_study(f"sqlite:///{tmp_path}/studies.db", NAME, settings())
+    (tmp_path / "studies.db").write_bytes(b"\xff" * 99_999)
+    with pytest.raises(optuna.exceptions.StorageInternalError) as error:
+        study.ask()
+    assert (
+        "a database file, of tracking.studies or tracking.uri, cannot be used any more: file is not a database"
+        in (told(error.value) or "")
+    )

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.params import UserError
+from pipeline.core.patience import causes
+from pipeline.core.sqlite import failed
 
 DATA = Path("data")
 LOCK = Path("dvc.lock")
@@ -83,6 +86,16 @@ def told(error: Exception) -> str | None:
         return explain(error)
     if type(error).__name__ == "SafetensorError":
         return f"a weights file is damaged ({text}); 'dvc checkout --force' brings back the recorded one"
+    if reason := next((failed(each) for each in causes(error) if isinstance(each, sqlite3.Error)), None):
+        return (
+            f"a database file, of tracking.studies or tracking.uri, cannot be used any more: {reason}; "
+            "earlier outputs are intact, and 'dvc repro' goes on from here"
+        )
+    if type(error).__module__.startswith("alembic."):
+        return (
+            f"tracking.uri (or MLFLOW_TRACKING_URI) names a database of another program, or of another version of "
+            f"MLflow ({text}); name one of its own, such as sqlite:///mlflow.db"
+        )
     if type(error).__module__.startswith("mlflow."):
         return f"MLflow failed: {text}\nearlier outputs are intact; 'dvc repro' goes on from here"
     return None
