@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import sqlite3
 from collections.abc import Callable
@@ -15,8 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.core.params import UserError
 from pipeline.core.stage import told
+from pipeline.fitting.epochlog import EpochLog, read_log
+from pipeline.tuning.curves import Curves
 from pipeline.tuning.samplers import STARTUP
 from pipeline.tuning.study import best, ended, open_study
+from pipeline.tuning.task import Report
 from tests import madeup
 from tests.madeup import EPOCHS, value_at
 from tests.studies import GIVEN, NAME, SEED, TRIALS, killed_at, session, settings, story
@@ -178,3 +183,33 @@ def test_a_database_that_breaks_under_a_study_is_told(tmp_path: Path) -> None:
         "a database file, of tracking.studies or tracking.uri, cannot be used any more: file is not a database"
         in (told(error.value) or "")
     )
+
+
+def test_a_log_that_cannot_be_written_whole_keeps_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EpochLog(tmp_path / "log.csv", lambda *_: None, 2)
+    log(0, {"val_loss": 1.0, "val_score": 0.5})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    with pytest.raises(OSError, match="No space"):
+        log(1, {"val_loss": 0.5, "val_score": 0.6})
+    assert read_log(tmp_path / "log.csv") == [{"epoch": 0, "val_loss": 1.0, "val_score": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"garbage\n", b'{"fold": 0, "epo\n', b"\xff\xfe\n", b'{"x": 1}\n', b"[]\n", b'{"fo']
+)
+def test_reports_are_read_up_to_a_damaged_line(damage: bytes, tmp_path: Path) -> None:
+    curves = Curves(tmp_path)
+    curves.open(3)
+    for epoch in range(3):
+        curves.add(3, Report(0, epoch, {"val_loss": 1.0}, 0.5, 0.0))
+    whole = (tmp_path / "3.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "3.jsonl").write_bytes(b"".join([*whole[:2], damage, whole[2]]))
+    curves.open(3)
+    assert curves.told(3) == 2
+    assert (tmp_path / "3.jsonl").read_bytes() == b"".join(whole[:2])
