@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from pipeline.core.params import UserError
 from pipeline.core.stage import told
@@ -22,6 +23,7 @@ from pipeline.tuning.curves import Curves
 from pipeline.tuning.samplers import STARTUP
 from pipeline.tuning.study import best, ended, open_study
 from pipeline.tuning.task import Report
+from serving.inputs.spec import read_spec
 from tests import madeup
 from tests.madeup import EPOCHS, value_at
 from tests.studies import GIVEN, NAME, SEED, TRIALS, killed_at, session, settings, story
@@ -213,3 +215,16 @@ def test_reports_are_read_up_to_a_damaged_line(damage: bytes, tmp_path: Path) ->
     curves.open(3)
     assert curves.told(3) == 2
     assert (tmp_path / "3.jsonl").read_bytes() == b"".join(whole[:2])
+
+
+def test_an_output_of_an_earlier_stage_that_is_missing_or_cut_is_told(tmp_path: Path) -> None:
+    missing = (
+        told(FileNotFoundError(errno.ENOENT, "No such file or directory", "data/augment/spec.json")) or ""
+    )
+    assert missing.startswith(
+        "no such file (data/augment/spec.json): the output of an earlier stage is missing;"
+    )
+    (tmp_path / "spec.json").write_text('{"modality": "ser')
+    with pytest.raises(ValidationError) as error:
+        read_spec(tmp_path)
+    assert "the file of a DataSpec in data is damaged (Invalid JSON" in (told(error.value) or "")
