@@ -15,6 +15,7 @@ from pydantic import Field
 from pipeline.core.params import Section, UserError, section
 from pipeline.core.patience import patiently, shown
 from pipeline.core.project import Name
+from pipeline.core.sqlite import check_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,6 +68,7 @@ def check_reachable() -> None:
     import httpx
 
     address = uri()
+    check_file(address, "tracking.uri (or MLFLOW_TRACKING_URI)")
     if not address.startswith(("http://", "https://")):
         if "://" in address and not address.startswith(("sqlite:", "file:", "databricks")):
             check_database(address)

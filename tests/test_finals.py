@@ -22,7 +22,7 @@ from pipeline.fitting.fit import Job
 from pipeline.fitting.space import Domain, Plain
 from pipeline.pages import environment
 from pipeline.tuning import surely
-from pipeline.tuning.finals import Final, Finals, Found, Setting, contenders, fresh_seeds
+from pipeline.tuning.finals import Final, Finals, Found, Setting, contenders, fresh_seeds, keep, kept
 from pipeline.tuning.search import Plan
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.surely import differences
@@ -141,6 +141,17 @@ def test_a_kill_loses_no_finished_training_and_repeats_none(
     _, numbers = trained(plan_of(tmp_path / "killed", seeds=3), more)
     assert sorted(numbers) == [0, 1, 2, 50, 51, 52, 200, 201, 202]
     assert capsys.readouterr().err.count("with fresh seed") == 3 + 1 + 1
+
+
+def test_a_damaged_result_is_taken_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "50.npz"
+    keep(path, Final(0.5, np.ones(9)))
+    whole = path.read_bytes()
+    assert (found := kept(path)) is not None
+    assert found.loss == 0.5
+    for damaged in (b"", whole[:100], b"text", whole[:-30]):
+        path.write_bytes(damaged)
+        assert kept(path) is None
 
 
 def test_a_training_that_fails_is_told_and_tried_again(

@@ -69,6 +69,31 @@ def test_a_number_that_another_process_has_by_now_holds_nothing(study: optuna.St
         pass
 
 
+def test_a_holder_that_lives_holds_the_study_though_the_clock_was_set_since(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    """What the system says of when a process began moves with the clock."""
+    same, count = opened(tmp_path), iter(range(10_000))
+
+    def beat() -> None:
+        same.set_user_attr(HELD, [holding.machine(), os.getpid(), 1.0, 1.0, next(count)])
+
+    beat()
+    with pulse(beat, 0.2, "same"), pytest.raises(UserError, match=REFUSED), held(study):
+        pytest.fail("it was held")
+
+
+@pytest.mark.parametrize("garbage", [5, True, "x", {"a": 1}, [], ["x"], [1, 2, 3, 4, 5],
+                                     *([holding.machine(), *rest] for rest in (
+                                         [], ["12", 1.0, 1.0, 1], [None] * 4, [-5, 1.0, 1.0, 1], [10**30, 1, 1, 1],
+                                         [12, "x", 1.0, 1], [12, 1.0, 1.0]))])  # fmt: skip
+def test_what_no_holder_wrote_holds_nothing(study: optuna.Study, garbage: object) -> None:
+    study.set_user_attr(HELD, garbage)
+    with held(study):
+        assert study.user_attrs[HELD][1] == os.getpid()
+    assert study.user_attrs[HELD] == []
+
+
 def test_on_another_machine_who_beats_lives(
     study: optuna.Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import Trial
 
 from pipeline.fitting.fit import Job
 from pipeline.fitting.space import Domain
-from pipeline.tuning.pruners import PRUNERS, Halving, pruner_of, turns
+from pipeline.tuning.pruners import PRUNERS, Halving, Point, point, pruner_of, turns
 from pipeline.tuning.search import Coordinator, Plan
 from pipeline.tuning.settings import Pruner, Tune
 from pipeline.tuning.task import Outcome, Report, Task
@@ -171,3 +171,13 @@ def test_wilcoxon_compares_fold_by_fold(job: Job, tmp_path: Path) -> None:
 def test_other_pruners_are_told_the_mean_so_far(job: Job, tmp_path: Path) -> None:
     good, *_ = folded(job, "halving", tmp_path).get_trials()
     assert good.intermediate_values == pytest.approx({1: 0.1, 2: 0.5, 3: 1.4 / 3, 4: 0.4, 5: 0.42})
+
+
+def test_a_fold_that_ended_early_by_its_patience_counts_with_its_last_loss() -> None:
+    settings = Tune(pruner="halving", max_epochs=3)
+    told = {
+        at: Report(*at, {"val_loss": loss}, 0.0, 0.0)
+        for at, loss in (((0, 0), 9.0), ((0, 1), 1.0), ((1, 0), 8.0), ((1, 1), 5.0), ((1, 2), 2.0))
+    }
+    assert point(settings, 2, told[0, 1], told) is None
+    assert point(settings, 2, told[1, 2], told) == Point(2, 1.5)

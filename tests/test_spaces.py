@@ -54,6 +54,23 @@ def test_optuna_takes_every_value_that_a_domain_gives(domain: Domain) -> None:
         assert type(value) is type(spread.to_external_repr(spread.to_internal_repr(value)))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"low": 0.1, "high": math.inf, "step": 0.1}, r"'high' \(inf\) must be finite"),
+     ({"low": -math.inf, "high": 1}, r"'low' \(-inf\) must be finite"),
+     ({"low": 0.1, "high": 0.3, "step": math.nan}, r"'step' \(nan\) must be above 0 and finite"),
+     ({"low": 0, "high": 1, "step": 1e-9}, r"'step' \(1e-09\) gives more than 100000 values; make it larger"),
+     ({"low": 0.001, "high": 0.021, "step": 1e-300}, "gives more than"),
+     ({"choices": (16, 32, 16.0)}, "'choices' gives 16.0 twice")],
+)  # fmt: skip
+def test_a_range_without_end_or_with_endless_steps_and_a_choice_given_twice_are_refused(
+    given: Plain, told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Domain(**given)
+    assert Domain(choices=(1, True, "1")).choices == (1, True, "1")
+
+
 def test_even_shares_give_even_values() -> None:
     shares = np.linspace(0, 1, 6000, endpoint=False)
     dice = Counter(Domain(low=1, high=6).at(share) for share in shares)

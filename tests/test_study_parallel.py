@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -102,6 +104,19 @@ class Deadly:
 
     def __reduce__(self) -> Any:
         return os._exit, (3,)
+
+
+def test_the_first_worker_too_never_hears_ctrl_c() -> None:
+    """Multiprocessing's own helper, which starts with the first process, unblocks the signal."""
+    script = (
+        "import signal\n"
+        "from multiprocessing import resource_tracker\n"
+        "from pipeline.engine.local import _no_interrupt\n"
+        "with _no_interrupt():\n"
+        "    resource_tracker.ensure_running()\n"
+        "    assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_workers_that_die_as_they_start_are_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

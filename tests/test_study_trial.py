@@ -99,13 +99,22 @@ def test_a_trial_killed_anywhere_ends_with_the_same_losses_and_fits_no_epoch_twi
     assert {METRIC, "parameters"} <= undisturbed[0].measures.keys()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:1000],
+        lambda whole: whole[: len(whole) // 2],
+        lambda _: b"",
+        lambda _: b"\x80d" * 999,
+    ],
+)
 def test_a_checkpoint_that_cannot_be_read_is_thrown_away(
-    task: Task, undisturbed: tuple[Outcome, list[Any]], tmp_path: Path
+    damage: Callable[[bytes], bytes], task: Task, undisturbed: tuple[Outcome, list[Any]], tmp_path: Path
 ) -> None:
     mine, log = replace(task, folder=tmp_path / "trial"), tmp_path / "log"
     killed(lambda: heard(mine, log, at(0, 1)))
     (checkpoint,) = mine.folder.rglob("last.ckpt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     assert heard(mine, log) == undisturbed[0]
     assert [line[:2] for line in lines(log)[:3]] == [[0, 0], [0, 1], [0, 0]]
 

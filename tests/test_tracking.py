@@ -110,3 +110,15 @@ def test_a_deleted_experiment_is_told(store: str) -> None:
         UserError, match=r"the MLflow experiment 'deleted' is deleted; restore it or set tracking"
     ):
         tracking.start("x", {})
+
+
+def test_a_store_s_file_that_is_none_is_told_before_mlflow_tries_for_minutes(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")
+    with pytest.raises(UserError, match=r"tracking\.uri .*is a folder; expected sqlite:///FILE"):
+        mlflow_store.check_reachable()
+    (tmp_path / "text").write_text("no database\n" * 99)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/text")
+    with pytest.raises(UserError, match=r"'.*text' cannot be used: file is not a database"):
+        mlflow_store.check_reachable()

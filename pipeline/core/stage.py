@@ -8,13 +8,18 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from pipeline.core.params import UserError
+from pipeline.core.patience import causes
+from pipeline.core.sqlite import failed
 
 DATA = Path("data")
 LOCK = Path("dvc.lock")
@@ -64,6 +69,11 @@ def explain(error: OSError) -> str:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission{where}: make it readable and writable for this user and run 'dvc repro' again"
+    if error.errno == errno.ENOENT and Path(str(error.filename)).parts[:1] == DATA.parts:
+        return (
+            f"no such file{where}: the output of an earlier stage is missing; 'dvc repro' makes what is missing, "
+            "'dvc checkout --force' brings back what was recorded"
+        )
     return f"{error.strerror or error}{where}"
 
 
@@ -83,6 +93,21 @@ def told(error: Exception) -> str | None:
         return explain(error)
     if type(error).__name__ == "SafetensorError":
         return f"a weights file is damaged ({text}); 'dvc checkout --force' brings back the recorded one"
+    if isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid":
+        return (
+            f"the file of a {error.title} in {DATA} is damaged ({error.errors()[0]['msg']}); 'dvc checkout --force' "
+            "brings back the recorded one"
+        )
+    if reason := next((failed(each) for each in causes(error) if isinstance(each, sqlite3.Error)), None):
+        return (
+            f"a database file, of tracking.studies or tracking.uri, cannot be used any more: {reason}; "
+            "earlier outputs are intact, and 'dvc repro' goes on from here"
+        )
+    if type(error).__module__.startswith("alembic."):
+        return (
+            f"tracking.uri (or MLFLOW_TRACKING_URI) names a database of another program, or of another version of "
+            f"MLflow ({text}); name one of its own, such as sqlite:///mlflow.db"
+        )
     if type(error).__module__.startswith("mlflow."):
         return f"MLflow failed: {text}\nearlier outputs are intact; 'dvc repro' goes on from here"
     return None

@@ -25,10 +25,12 @@ class EpochLog:
             self.rows = [row for row in read_log(self.path) if row["epoch"] < epoch]
             self.bar.update(len(self.rows))
         self.rows.append({"epoch": epoch, **metrics})
-        with self.path.open("w", newline="") as file:
+        fresh = self.path.with_suffix(".new")
+        with fresh.open("w", newline="") as file:
             table = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
             table.writeheader()
             table.writerows(self.rows)
+        fresh.replace(self.path)
         self.record(metrics, epoch)
         self.bar.update()
         self.bar.set_postfix_str(f"val_loss {metrics['val_loss']:.4f}, val_score {metrics['val_score']:.4f}")

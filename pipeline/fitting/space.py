@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Plain = dict[str, Any]
 Value = bool | int | float | str
 S = TypeVar("S", bound=BaseModel)
+STEPS = 100_000  # of a range at most: all are listed
 
 
 class Domain(BaseModel, extra="forbid", frozen=True):
@@ -57,13 +58,22 @@ class Domain(BaseModel, extra="forbid", frozen=True):
             return "give either 'choices' or both 'low' and 'high'"
         if not ranged:
             extra = [name for name in ("log", "step", "points") if getattr(self, name)]
-            return f"'{extra[0]}' is of a range, not of 'choices'" if extra else ""
+            return f"'{extra[0]}' is of a range, not of 'choices'" if extra else self._twice()
         assert low is not None
         assert high is not None
+        if endless := [name for name in ("low", "high") if getattr(self, name) in (math.inf, -math.inf)]:
+            return f"'{endless[0]}' ({getattr(self, endless[0])}) must be finite"
         if not low < high:
             return f"'low' ({low}) must be below 'high' ({high})"
         if self.log and low <= 0:
             return f"'low' ({low}) must be above 0 where 'log' is true"
+        return ""
+
+    def _twice(self) -> str:
+        """Which choice is given twice; empty where none is."""
+        for at, choice in enumerate(self.choices):
+            if any(same(choice, each) for each in self.choices[:at]):
+                return f"'choices' gives {choice!r} twice"
         return ""
 
     def _bad_step(self) -> str:
@@ -71,9 +81,11 @@ class Domain(BaseModel, extra="forbid", frozen=True):
             return ""
         if self.log or self.points:
             return f"'step' cannot go together with '{'log' if self.log else 'points'}'"
-        if self.step <= 0:
-            return f"'step' ({self.step}) must be above 0"
+        if not 0 < self.step < math.inf:
+            return f"'step' ({self.step}) must be above 0 and finite"
         parts = [Decimal(str(value)) for value in (self.low, self.high, self.step)]
+        if (parts[1] - parts[0]) / parts[2] >= STEPS:
+            return f"'step' ({self.step}) gives more than {STEPS} values; make it larger, or leave it out"
         if (parts[1] - parts[0]) % parts[2]:
             return (
                 f"'high' ({self.high}) must be a whole number of steps ({self.step}) above 'low' ({self.low})"

@@ -62,14 +62,17 @@ class Curves:
 
 
 def read(path: Path) -> dict[Key, Report]:
-    """The reports in a file; a last line that was cut short is none."""
+    """The reports in a file, up to a line that was cut short or damaged: that and what follows is told again."""
     found: dict[Key, Report] = {}
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]))
-        lines.pop()
-    for line in lines:
-        report = Report(**json.loads(line))
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for at, line in enumerate(lines):
+        try:
+            report = Report(**json.loads(line)) if line.endswith(b"\n") else None
+        except (ValueError, TypeError):
+            report = None
+        if report is None:
+            path.write_bytes(b"".join(lines[:at]))
+            break
         found[report.fold, report.epoch] = report
     return found
 

@@ -68,9 +68,11 @@ def held(study: optuna.Study) -> Iterator[None]:
 
 
 def holder(study: optuna.Study) -> Holder:
-    """What is stored; empty where nobody holds the study."""
-    found: Holder = list(study.user_attrs.get(HELD) or [])
-    return found
+    """What is stored; empty where nobody holds the study, or what is there is nothing that a holder wrote."""
+    found = study.user_attrs.get(HELD)
+    if not isinstance(found, list) or [type(each) for each in found[:2]] != [str, int]:
+        return []
+    return found if len(found) == 5 and all(isinstance(each, int | float) for each in found[2:]) else []
 
 
 def refuse_living(study: optuna.Study) -> None:
@@ -80,7 +82,7 @@ def refuse_living(study: optuna.Study) -> None:
         UserError: somebody does.
     """
     found = holder(study)
-    if not found or not (lives(found) if found[0] == machine() else beats(study, found)):
+    if not found or not (lives(study, found) if found[0] == machine() else beats(study, found)):
         return
     place = "this machine" if found[0] == machine() else f"'{str(found[0]).partition('/')[0]}'"
     raise UserError(
@@ -94,16 +96,20 @@ def machine() -> str:
     return f"{platform.node()}/{uuid.getnode():x}"
 
 
-def lives(found: Holder) -> bool:
-    """True where the holder is a process of this machine that runs; another of its number began at another time."""
+def lives(study: optuna.Study, found: Holder) -> bool:
+    """True where the holder is a process of this machine that runs.
+
+    One of its number that seems to have begun at another time is another, or the clock was set: then its beats tell.
+    """
     try:
-        return abs(psutil.Process(int(found[1])).create_time() - float(found[2])) < 1
-    except psutil.Error:
+        began = psutil.Process(int(found[1])).create_time()
+    except (psutil.Error, ValueError, OverflowError):
         return False
+    return abs(began - float(found[2])) < 1 or beats(study, found)
 
 
 def beats(study: optuna.Study, found: Holder) -> bool:
-    """True where the holder, on another machine, says that it lives while it is listened for."""
+    """True where the holder says that it lives while it is listened for."""
     name = str(found[0]).partition("/")[0]
     print(
         f"tune: this study was last searched on '{name}'; listening whether it still is",

@@ -151,8 +151,10 @@ def point(settings: Tune, folds: int, report: Report, told: Mapping[tuple[int, i
         return None
     if settings.pruner == "wilcoxon":
         return Point(report.fold + 1, value)
-    ends = [told[fold, report.epoch].metrics[METRIC] for fold in range(report.fold + 1)]
-    return Point(report.fold + 1, fmean(ends))
+    ends = {
+        fold: told[fold, epoch].metrics[METRIC] for fold, epoch in sorted(told)
+    }  # by patience, at any epoch
+    return Point(report.fold + 1, fmean(ends[fold] for fold in range(report.fold + 1)))
 
 
 def asked_again(trial: Trial, value: float) -> bool:

@@ -6,17 +6,17 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import TrialState
 
-from pipeline.core import patience
+from pipeline.core import patience, sqlite
 from pipeline.core.params import UserError
 from pipeline.core.patience import first_line, patiently, shown
 
+KEY = "tracking.studies (or FAIRLEAD_STUDIES)"
 TIMEOUT = 30  # seconds until a connection that says nothing is taken for lost
 
 
@@ -65,22 +65,23 @@ for name in sorted(CALLED):
     setattr(Lasting, name, lasting(getattr(Lasting, name)))
 
 
-def opened(address: str) -> str | BaseStorage:
-    """The storage at an address, as Optuna takes it.
+def opened(address: str) -> BaseStorage:
+    """The storage at an address.
 
     Raises:
         UserError: it is no address, its driver is not installed, or the database does not answer or refuses.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    if address.startswith("sqlite:///"):
-        Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return address
-    engine: dict[str, Any] = {"connect_args": {"timeout": TIMEOUT}} if "+pg8000:" in address else {}
+    sqlite.check_file(address, KEY)
+    waits = address.startswith("sqlite:") or "+pg8000:" in address
+    engine: dict[str, Any] = {"connect_args": {"timeout": TIMEOUT}} if waits else {}
     what = f"the database of the studies, {shown(address)},"
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a broken connection's traceback
     try:
-        return patiently(lambda: Lasting(address, **engine), what, patience.OPENING)
+        if address.startswith("sqlite:"):
+            return get_storage(RDBStorage(address, engine_kwargs=engine))
+        return patiently(lambda: get_storage(Lasting(address, **engine)), what, patience.OPENING)
     except UserError:
         raise
     except ModuleNotFoundError as error:
@@ -89,7 +90,12 @@ def opened(address: str) -> str | BaseStorage:
         ) from None
     except ImportError as error:  # Optuna's, which names no package
         raise UserError(f"{what} needs a package that is not installed: {reason(error)}") from None
-    except (SQLAlchemyError, ValueError) as error:
+    except RuntimeError:  # of the table of versions, which MLflow's database has too
+        raise UserError(
+            f"{KEY}: {shown(address)} holds tables of another program, or of another version of Optuna; name a "
+            "database of its own, such as sqlite:///.fairlead/studies.db"
+        ) from None
+    except (SQLAlchemyError, StorageInternalError, ValueError) as error:
         raise UserError(
             f"tracking.studies: {what} cannot be opened: {reason(error)}; expected sqlite:///FILE or "
             "postgresql+pg8000://USER:PASSWORD@HOST/DATABASE"
@@ -98,4 +104,5 @@ def opened(address: str) -> str | BaseStorage:
 
 def reason(error: Exception) -> str:
     """Why a database refuses, as its driver says it."""
-    return first_line(getattr(error, "orig", None) or error)
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return first_line(getattr(cause, "orig", None) or error)
