@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.limits import Validate
 
 FEW = 20  # rows below which a column of different values is no sign of an identifier
+DENSE = 2  # whole numbers that all differ, of so few for each row: numbered, as draws would repeat themselves
 
 
 def columns(facts: Facts) -> list[ColumnProfile]:
@@ -46,14 +47,23 @@ def constant(facts: Facts, limits: Validate) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def numbered(column: ColumnProfile) -> bool:
+    """True for whole numbers in the order of the rows, or about as many as there are rows: 1, 2, 3, in any order.
+
+    Incomes and amounts may all differ too, but lie scattered over a wider range.
+    """
+    if column.kind != "number" or not column.whole:
+        return False
+    return column.sorted or column.high - column.low < DENSE * (column.rows - column.missing)
+
+
 def identifiers(facts: Facts, limits: Validate) -> Iterator[Finding]:
-    """Whole numbers or categories of which nearly every row has its own: a name, not a property."""
+    """Numbered rows, or categories of which nearly every row has its own: a name, not a property."""
     found = []
     for each in columns(facts):
         there = each.rows - each.missing
-        if each.kind == "category" or (each.kind == "number" and each.whole):
-            unlike = there >= FEW and each.distinct / there >= limits.identifier_share
-            found += [each.name] if unlike else []
+        if there >= FEW and each.distinct / there >= limits.identifier_share:
+            found += [each.name] if each.kind == "category" or numbered(each) else []
     if found:
         yield Finding(
             level="warning", check="identifiers", count=len(found), limit=limits.identifier_share,

@@ -25,7 +25,8 @@ class ColumnProfile(BaseModel, extra="forbid", frozen=True):
     """A column of numbers by its quantiles from lowest to highest, or of categories by their counts.
 
     A `measure` is no column of the data, but what was measured of every sample, such as its length. `alone` is how
-    well it tells the target by itself: the AUC, or the share of the variance, 0 to 1.
+    well it tells the target by itself: the AUC, or the share of the variance, 0 to 1. `sorted` says of numbers that
+    they rise, or fall, from row to row.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ColumnProfile(BaseModel, extra="forbid", frozen=True):
     mean: float | None = None
     deviation: float | None = None
     whole: bool = False
+    sorted: bool = False
     quantiles: tuple[float, ...] = ()
     counts: dict[str, int] = {}
     alone: float | None = None
@@ -102,20 +104,22 @@ def profile_of(measure: Measure, role: Role, alone: float | None = None) -> Colu
             name=measure.name, role=role, kind="category", rows=rows, missing=missing,
             distinct=len(counts), counts=counts, alone=alone,
         )  # fmt: skip
-    there = np.sort(values[~np.isnan(values)]).astype(np.float64)
+    held = values[~np.isnan(values)].astype(np.float64)
+    there, steps = np.sort(held), np.diff(held)
     found = ColumnProfile(
         name=measure.name, role=role, kind=measure.kind, rows=rows, missing=rows - len(there),
         distinct=0, alone=alone,
     )  # fmt: skip
     if not len(there):
         return found
-    steps = np.linspace(0, 1, STEPS + 1)
+    shares = np.linspace(0, 1, STEPS + 1)
     update = {
         "distinct": int((np.diff(there) > 0).sum()) + 1,
         "mean": short(there.mean())[0],
         "deviation": short(there.std())[0],
         "whole": bool((there == np.round(there)).all()),
-        "quantiles": tuple(short(np.quantile(there, steps, method="inverted_cdf"))),
+        "sorted": bool((steps >= 0).all() or (steps <= 0).all()),
+        "quantiles": tuple(short(np.quantile(there, shares, method="inverted_cdf"))),
     }
     return found.model_copy(update=update)
 
