@@ -23,6 +23,7 @@ INPUT = DATA / "ingest"
 GROUPS = DATA / "validate" / "groups.npy"
 OUTPUT = DATA / "prepare"
 SPLITS = ("train", "val", "test")
+FEW = 3  # samples of a class in a split below which one sample decides what is said of the class
 
 
 class Prepare(Section):
@@ -188,21 +189,46 @@ def run() -> None:
     counts = np.bincount(split, minlength=3)[:3]
     shares = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
     print(f"prepare: {shares}{class_drift(dataset, split)}")
-    if told:
-        print(told)
+    for line in (few_of_a_class(dataset, split), told):
+        if line:
+            print(line)
+
+
+def class_counts(dataset: Dataset, split: np.ndarray) -> np.ndarray:
+    """Samples (3, K) of each split and class."""
+    labels, classes = dataset.targets, len(dataset.spec.classes)
+    return np.stack([np.bincount(labels[split == part], minlength=classes) for part in range(len(SPLITS))])
 
 
 def class_drift(dataset: Dataset, split: np.ndarray) -> str:
     """How far the classes' shares of the splits differ; empty where there are no classes."""
     if dataset.spec.task not in ("classification", "generation"):
         return ""
-    counts, labels = np.bincount(split, minlength=3), dataset.targets
-    drift = max(
-        abs((split[labels == label] == number).mean() - counts[number] / len(split))
-        for label in np.unique(labels)
-        for number in range(3)
-    )
+    counts = class_counts(dataset, split)
+    whole = np.bincount(dataset.targets, minlength=counts.shape[1]) / len(dataset)
+    drift = np.abs(counts / counts.sum(1, keepdims=True).clip(1) - whole).max()
     return f"; a class's share of a split differs from the whole's by {drift:.3f} at most"
+
+
+def few_of_a_class(dataset: Dataset, split: np.ndarray) -> str:
+    """A warning of the classes with next to no samples to be judged by; empty where there are none."""
+    if not dataset.spec.classes:
+        return ""
+    counts = class_counts(dataset, split)
+    found = [
+        f"'{dataset.spec.classes[label]}' has {counts[part, label]} in {SPLITS[part]}"
+        for label, part in np.argwhere(counts.T < FEW)
+        if part
+    ]
+    if not found:
+        return ""
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    given = dataset.spec.role("split") is not None
+    remedy = "move some there in the column of data.split" if given else "raise prepare.val or prepare.test"
+    return (
+        f"prepare: warning: a class with fewer than {FEW} samples in a split is judged by chance: "
+        f"{', '.join(found[:8])}{more}; add samples, or {remedy}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline import augment
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import UserError, validate
-from pipeline.fitting.augmentation import Augmentation, build, on_images
+from pipeline.fitting.augmentation import Augmentation, OnPixels, build, on_images
 from pipeline.pictures import grid
 from serving.inputs.spec import Transform, write_json
 from tests.conftest import digits, set_params, spec_of, write_dataset
@@ -193,6 +193,37 @@ def test_a_shift_stays_within_its_share() -> None:
     across = (found.sum(2) * torch.arange(28)).sum(-1) / found.sum((2, 3))
     moved = (across - 14).abs().max()
     assert 2.4 < moved < 2.9
+
+
+def displaced(height: int, width: int) -> torch.Tensor:
+    """How far the elastic transform moves the middle of images (N, H, W) across, in shares of the side."""
+    torch.manual_seed(0)
+    across = torch.linspace(50, 200, width).repeat(
+        64, 1, height, 1
+    )  # far from 0, which fills what is outside
+    module = on_images(Augmentation(**{**NONE, "elastic": 1.0}), height, width)
+    moved = (module(across) - across)[:, 0] / 150 * (1 - 1 / width)
+    return moved[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4]
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (128, 128), (64, 28), (28, 128)])
+def test_elastic_distortion_looks_alike_at_every_size(height: int, width: int) -> None:
+    known, found = displaced(28, 28), displaced(height, width)
+    far = [float(moved.square().mean().sqrt()) for moved in (known, found)]
+    steep = [float(moved.diff(dim=2).abs().mean()) * side for moved, side in ((known, 28), (found, width))]
+    assert far[1] == pytest.approx(far[0], rel=0.1)
+    assert steep[1] < 1.1 * steep[0], "neighbours move together: nothing is torn"
+
+
+def test_elastic_distortion_of_28_pixels_is_kornias_bit_for_bit() -> None:
+    from kornia.augmentation import RandomElasticTransform
+
+    known = OnPixels([RandomElasticTransform((9, 9), (4.0, 4.0), (2.0, 2.0), p=1.0)])
+    found = []
+    for module in (only("elastic"), known):
+        torch.manual_seed(0)
+        found.append(module(batch()))
+    assert torch.equal(*found)
 
 
 def test_erasing_happens_as_often_as_asked() -> None:

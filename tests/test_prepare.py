@@ -181,6 +181,37 @@ def test_the_stage_obeys_its_seed(project: Path) -> None:
     assert found[0] == found[1] != found[2]
 
 
+def labelled(folder: Path, labels: list[int]) -> Dataset:
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 1, 4, 4), dtype=np.uint8)
+    return write_dataset(folder, images, np.array(labels), ("cat", "dog"))
+
+
+def test_the_drift_is_of_a_class_s_share_of_a_split(tmp_path: Path) -> None:
+    """Dogs are 4 of 10, and 1 of train's 5, 1 of val's 2, 2 of test's 3: test's is 0.267 too large."""
+    dataset = labelled(tmp_path, [0, 0, 0, 0, 1, 0, 1, 0, 1, 1])
+    split = np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+    assert "differs from the whole's by 0.267 at most" in prepare.class_drift(dataset, split)
+
+
+def test_a_class_of_few_samples_in_a_split_is_warned_of(tmp_path: Path) -> None:
+    """Train is not judged by: one dog there is no matter."""
+    dataset = labelled(tmp_path, [0] * 9 + [1] * 6)
+    split = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 1, 1, 2, 2])
+    said = prepare.few_of_a_class(dataset, split)
+    assert "fewer than 3 samples" in said
+    assert "by chance: 'dog' has 2 in test; add samples, or raise prepare.val or prepare.test" in said
+    split[9] = 2
+    assert prepare.few_of_a_class(dataset, split) == ""
+
+
+def test_the_stage_prints_its_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = labelled(project / "data/ingest", [0] * 200 + [1] * 3)
+    (project / "data/validate").mkdir(parents=True)
+    np.save(project / "data/validate/groups.npy", np.arange(len(dataset)))
+    prepare.run()
+    assert "'dog' has 1 in val, 'dog' has 1 in test;" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's record of peak memory")
 def test_memory_does_not_grow_with_the_data(project: Path) -> None:
     """12,288 more samples of 3.1 KB are 38 MB of pixels; their ids, labels and groups are 3 MB."""

@@ -97,6 +97,27 @@ def test_identifiers_and_many_categories_are_found(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (lambda draw: draw.permutation(400) + 5_000, True),
+        (lambda draw: draw.permutation(600)[:400], True),  # some rows were left out
+        (lambda draw: np.cumsum(draw.integers(1, 900, 400)), True),
+        (lambda draw: -np.cumsum(draw.integers(1, 900, 400)), True),
+        (lambda draw: draw.normal(40_000, 9_000, 400).round(), False),
+        (lambda draw: draw.integers(0, 1_000_000, 400), False),
+    ],
+    ids=["shuffled", "with gaps", "rising", "falling", "income", "scattered"],
+)
+def test_whole_numbers_are_identifiers_where_they_number_the_rows(
+    tmp_path: Path, values: Callable[[np.random.Generator], np.ndarray], told: bool
+) -> None:
+    rows = clean_table()
+    rows[:, INCOME] = values(np.random.default_rng(0))
+    assert len(np.unique(rows[:, INCOME])) > 380
+    assert ("identifiers" in found(tmp_path, rows, identifier_share=0.95)) == told
+
+
 def test_a_number_that_stands_for_a_missing_one_is_found(tmp_path: Path) -> None:
     rows = clean_table()
     rows[5, AGE] = 9999

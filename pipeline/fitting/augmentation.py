@@ -118,8 +118,9 @@ def on_images(params: Augmentation, height: int, width: int) -> nn.Module:
     if params.flip:
         steps.append(kornia.RandomHorizontalFlip(p=params.flip))
     if params.elastic:
-        alpha = params.elastic * s
-        steps.append(kornia.RandomElasticTransform((9, 9), (4.0, 4.0), (alpha, alpha), p=1.0))
+        from pipeline.fitting.elastic import Elastic
+
+        steps.append(Elastic(params.elastic * s))
     if params.erasing:
         steps.append(kornia.RandomErasing(p=min(params.erasing * s, 1.0), scale=(0.02, 0.1)))
     return OnPixels(steps) if steps else nn.Identity()
