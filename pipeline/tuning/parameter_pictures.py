@@ -1,0 +1,66 @@
+"""Pictures of what the parameters of a study did: Optuna's own, through matplotlib."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from optuna.visualization import matplotlib as optunas
+
+from pipeline.tuning.drawing import Drawing, figure_of
+from pipeline.tuning.task import METRIC
+
+PAIRED = 3  # parameters that are drawn against each other, the most important first
+
+
+def importance(drawing: Drawing) -> Figure | None:
+    """How much of the differences each parameter explains."""
+    if not drawing.importances:
+        return None
+    names = list(drawing.importances)[::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(names)), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel=f"share of the differences in {METRIC}", title="Importance of parameters"
+    )
+    bars = axes.barh(names, [drawing.importances[name] for name in names], color="#2563a8")
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.margins(x=0.1)
+    return figure
+
+
+def parallel(drawing: Drawing) -> Figure | None:
+    """Each trial as a line across its parameters."""
+    names = drawing.leading
+    if len(names) < 2:
+        return None
+    axes = optunas.plot_parallel_coordinate(drawing.study, names, **drawing.target)
+    figure = figure_of(axes, "Each trial as a line", (3 + 1.5 * len(names), 5.5))
+    for each in figure.axes:
+        each.tick_params(which="both", labelsize=7)
+        each.set_xticks(
+            each.get_xticks(), [label.get_text() for label in each.get_xticklabels()], rotation=20, ha="right"
+        )
+    return figure
+
+
+def slices(drawing: Drawing) -> Figure | None:
+    """The value against each parameter alone."""
+    names = drawing.leading
+    if not names:
+        return None
+    figure = figure_of(
+        optunas.plot_slice(drawing.study, names, **drawing.target), "", (2.2 + 2 * len(names), 3.6)
+    )
+    for each in figure.axes:
+        each.set_xlabel(each.get_xlabel().replace(".", ".\n"))
+    figure.suptitle(f"{METRIC} against each parameter", fontsize=11)
+    return figure
+
+
+def contour(drawing: Drawing) -> Figure | None:
+    """The value over pairs of the most important parameters."""
+    names = drawing.leading[:PAIRED]
+    if len(names) < 2 or not drawing.telling:
+        return None
+    size = (7, 5) if len(names) == 2 else (11, 9)
+    figure = figure_of(optunas.plot_contour(drawing.study, names, **drawing.target), "", size)
+    figure.suptitle(f"{METRIC} over pairs of parameters", fontsize=11)
+    return figure
