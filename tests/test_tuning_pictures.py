@@ -12,8 +12,10 @@ import pytest
 from optuna.trial import Trial
 from PIL import Image
 
+from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
 from pipeline.tuning.pictures import draw
+from pipeline.tuning.trial_pictures import history
 from pipeline.tuning.verdict import Standing, Verdict
 
 OBJECTIVES = ("val_loss", "parameters", "latency_ms", "joules")
@@ -105,3 +107,22 @@ def test_what_there_is_to_see_is_drawn_and_nothing_else(case: str, tmp_path: Pat
     rows = (tmp_path / "importances.csv").read_text().splitlines()
     assert rows[0] == "parameter,importance"
     assert (len(rows) > 1) == ("importances" in expected)
+
+
+def drawing_of(objective: Callable[[Trial], Any], trials: int) -> Drawing:
+    """A study of one objective as its pictures see it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(objective, trials)
+    return Drawing(study, OBJECTIVES[:1], LUCKY)
+
+
+def test_the_history_shows_pruned_trials_where_they_ended() -> None:
+    drawing = drawing_of(usual, 14)
+    assert 0 < len(drawing.pruned) < 14
+    figure = history(drawing)
+    assert figure is not None
+    shown = [np.asarray(each.get_offsets()) for each in figure.axes[0].collections]
+    assert sum(map(len, shown)) == 14, "each trial is there once"
+    assert dict(shown[-1].tolist()) == drawing.pruned
+    assert not len(figure.axes[0].collections[-1].get_facecolor()), "hollow"

@@ -35,6 +35,14 @@ class Drawing:
         whole = self.study.get_trials(states=(TrialState.COMPLETE,))
         return [trial for trial in whole if np.isfinite([loss(trial), *trial.values]).all()]
 
+    @cached_property
+    def pruned(self) -> dict[int, float]:
+        """The last value of each trial that was pruned, by its number."""
+        cut = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        told = [trial for trial in cut if trial.intermediate_values]
+        last = {trial.number: trial.intermediate_values[max(trial.intermediate_values)] for trial in told}
+        return {number: value for number, value in last.items() if np.isfinite(value)}
+
     @property
     def target(self) -> dict[str, Any]:
         """What is drawn, as Optuna's functions take it: the validation loss, also of several objectives."""

@@ -15,12 +15,18 @@ NAMED = 12  # trials that a legend names at most
 
 
 def history(drawing: Drawing) -> Figure | None:
-    """Every trial's value, and the best so far."""
+    """Every trial's value, a pruned one's where it ended, and the best so far of those that were not pruned."""
     if not drawing.finished:
         return None
-    return figure_of(
-        optunas.plot_optimization_history(drawing.study, **drawing.target), "Every trial", (8, 4.5)
-    )
+    axes = optunas.plot_optimization_history(drawing.study, **drawing.target)
+    if ended := drawing.pruned:
+        axes.scatter(
+            list(ended), list(ended.values()), facecolors="none", edgecolors="#7a8699",
+            label=f"pruned, at its last {METRIC}",
+        )  # fmt: skip
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure_of(axes, "Every trial", (8, 4.5))
 
 
 def epochs(drawing: Drawing) -> Figure | None:
