@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
 from pipeline.tuning.pictures import draw
-from pipeline.tuning.trial_pictures import history
+from pipeline.tuning.trial_pictures import colours, epochs, history
 from pipeline.tuning.verdict import Standing, Verdict
 
 OBJECTIVES = ("val_loss", "parameters", "latency_ms", "joules")
@@ -126,3 +126,18 @@ def test_the_history_shows_pruned_trials_where_they_ended() -> None:
     assert sum(map(len, shown)) == 14, "each trial is there once"
     assert dict(shown[-1].tolist()) == drawing.pruned
     assert not len(figure.axes[0].collections[-1].get_facecolor()), "hollow"
+
+
+@pytest.mark.parametrize("count", [1, 12, 20, 21, 90])
+def test_no_two_curves_have_one_colour(count: int) -> None:
+    assert len({tuple(colour) for colour in colours(count)}) == count
+
+
+def test_the_curve_of_a_pruned_trial_is_hollow() -> None:
+    drawing = drawing_of(usual, 14)
+    figure = epochs(drawing)
+    assert figure is not None
+    hollow = [
+        int(str(line.get_label())) for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"
+    ]
+    assert hollow == list(drawing.pruned)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import TrialState
@@ -12,6 +16,10 @@ from pipeline.tuning.drawing import Drawing, figure_of
 from pipeline.tuning.task import METRIC
 
 NAMED = 12  # trials that a legend names at most
+WHOLE: dict[str, Any] = {"linestyle": "-", "marker": ".", "alpha": 0.9}
+PRUNED: dict[str, Any] = {
+    "linestyle": "--", "marker": "o", "markersize": 5, "markerfacecolor": "none", "alpha": 0.6,
+}  # fmt: skip
 
 
 def history(drawing: Drawing) -> Figure | None:
@@ -29,6 +37,14 @@ def history(drawing: Drawing) -> Figure | None:
     return figure_of(axes, "Every trial", (8, 4.5))
 
 
+def colours(count: int) -> list[str]:
+    """As many colours, no two alike: up to 20 that are told apart easily, of more a gradual change."""
+    if count > 20:
+        return [to_hex(each) for each in mpl.colormaps["turbo"](np.linspace(0, 1, count))]
+    dark_and_light = [to_hex(each) for each in mpl.colormaps["tab20"](range(20))]
+    return [*dark_and_light[::2], *dark_and_light[1::2]][:count]
+
+
 def epochs(drawing: Drawing) -> Figure | None:
     """The curve of each trial, as far as it went."""
     curves = [trial for trial in drawing.study.get_trials(deepcopy=False) if trial.intermediate_values]
@@ -36,16 +52,14 @@ def epochs(drawing: Drawing) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="epoch, or fold", ylabel=METRIC, title="Curves of the trials; dashed: pruned"
+        xlabel="epoch, or fold", ylabel=METRIC, title="Curves of the trials (hollow or dashed: pruned)"
     )
     chosen = drawing.verdict.winner.trial
-    for trial in curves:
+    for trial, colour in zip(curves, colours(len(curves)), strict=True):
         steps, values = zip(*sorted(trial.intermediate_values.items()), strict=True)
-        style = ("--", 0.5) if trial.state == TrialState.PRUNED else ("-", 0.9)
+        style = PRUNED if trial.state == TrialState.PRUNED else WHOLE
         width = 2.5 if trial.number == chosen else 1
-        axes.plot(
-            steps, values, style[0], marker=".", linewidth=width, alpha=style[1], label=str(trial.number)
-        )
+        axes.plot(steps, values, color=colour, linewidth=width, label=str(trial.number), **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) <= NAMED:
         axes.legend(title="trial", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
