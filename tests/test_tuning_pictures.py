@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import optuna
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from optuna.trial import Trial
 from PIL import Image
 
 from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
+from pipeline.tuning.parameter_pictures import slices
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.trial_pictures import colours, epochs, history
 from pipeline.tuning.verdict import Standing, Verdict
@@ -130,7 +135,7 @@ def test_the_history_shows_pruned_trials_where_they_ended() -> None:
 
 @pytest.mark.parametrize("count", [1, 12, 20, 21, 90])
 def test_no_two_curves_have_one_colour(count: int) -> None:
-    assert len({tuple(colour) for colour in colours(count)}) == count
+    assert len(set(colours(count))) == count
 
 
 def test_the_curve_of_a_pruned_trial_is_hollow() -> None:
@@ -141,3 +146,40 @@ def test_the_curve_of_a_pruned_trial_is_hollow() -> None:
         int(str(line.get_label())) for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"
     ]
     assert hollow == list(drawing.pruned)
+
+
+def many(trial: Trial) -> float:
+    rate = trial.suggest_float("train.lr", 1e-4, 1e-1, log=True)
+    decay = trial.suggest_float("train.weight_decay", 2e-3, 3e-2, log=True)
+    strength = trial.suggest_float("train.augmentation.strength", 0, 1)
+    flip = trial.suggest_float("train.augmentation.flip", 0, 0.5)
+    return rate + decay + 0.1 * strength + 0.01 * flip + 0.1 * trial.suggest_categorical("on", [True, False])
+
+
+def shown_ticks(axes: Axes) -> list[Bbox]:
+    """Where the numbers and names of the x axis of drawn axes stand."""
+    low, high = sorted(axes.get_xlim())
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    labels = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+    return [label.get_window_extent() for label in labels if label.get_visible() and label.get_text()]
+
+
+def apart(axes: Axes) -> bool:
+    """True where no label of the x axis touches another, and there are two or more."""
+    boxes = sorted(shown_ticks(axes), key=lambda box: box.x0)
+    return len(boxes) > 1 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_slices_have_ticks_apart_visible_dots_and_whole_trials() -> None:
+    with mpl.rc_context():
+        figure = slices(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        *panels, bar = figure.axes
+        assert len(panels) == 5
+        assert all(apart(each) for each in panels)
+        for each in panels:
+            colours = np.asarray(each.collections[0].get_facecolor())
+            assert len(colours) == 12
+            assert colours[:, 0].max() < 0.85, "none is white"
+        assert all(float(label.get_text()).is_integer() for label in bar.get_yticklabels())

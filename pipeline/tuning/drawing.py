@@ -72,6 +72,10 @@ class Drawing:
                 seen.setdefault(name, set()).add(value)
         return [name for name, values in seen.items() if len(values) > 1]
 
+    def whole(self, name: str) -> bool:
+        """True where a parameter had whole numbers alone."""
+        return all(isinstance(trial.params[name], int) for trial in self.finished if name in trial.params)
+
     @property
     def leading(self) -> list[str]:
         """The parameters that varied, the most important first."""

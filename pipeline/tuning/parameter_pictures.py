@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.collections import Collection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optuna.visualization import matplotlib as optunas
 
 from pipeline.tuning.drawing import Drawing, figure_of
 from pipeline.tuning.task import METRIC
 
+BLUES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1, 256)))  # of which none is white
+TICKS = 4  # numbers on the axis of a small picture, about
 PAIRED = 3  # parameters that are drawn against each other, the most important first
 
 
@@ -50,9 +60,41 @@ def slices(drawing: Drawing) -> Figure | None:
         optunas.plot_slice(drawing.study, names, **drawing.target), "", (2.2 + 2 * len(names), 3.6)
     )
     for each in figure.axes:
-        each.set_xlabel(each.get_xlabel().replace(".", ".\n"))
+        few_ticks(each.xaxis, drawing)
+        each.set_xlabel(wrapped(each.get_xlabel()))
+        for dots in each.collections[:1]:
+            colour(dots, max(trial.number for trial in drawing.finished))
     figure.suptitle(f"{METRIC} against each parameter", fontsize=11)
     return figure
+
+
+def colour(dots: Collection, last: int) -> None:
+    """Colour dots by the number of their trial, up to the last one, alike in every part of a picture."""
+    dots.set_cmap(BLUES)
+    dots.set_clim(0, max(last, 1))
+    if dots.colorbar is not None:
+        dots.colorbar.locator = MaxNLocator(integer=True)
+        dots.colorbar.update_ticks()
+
+
+def few_ticks(axis: Axis, drawing: Drawing) -> None:
+    """So few numbers on the axis of a parameter that none stands on another; names of categories stay."""
+    locator = axis.get_major_locator()
+    if isinstance(locator, LogLocator):
+        low, high = sorted(axis.get_view_interval())
+        decades = math.log10(high / low)
+        parts = (1.0,) if decades >= 2 else (1.0, 3.0) if decades >= 1 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=parts, numticks=TICKS) if decades > 0.4 else MaxNLocator(2))
+        if decades < 2:
+            axis.set_major_formatter(lambda value, place: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
+    elif isinstance(locator, MaxNLocator):
+        axis.set_major_locator(MaxNLocator(TICKS, integer=drawing.whole(axis.get_label_text())))
+
+
+def wrapped(name: str) -> str:
+    """The name of a parameter with a line for each part."""
+    return name.replace(".", ".\n")
 
 
 def contour(drawing: Drawing) -> Figure | None:
