@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
-from pipeline.tuning.parameter_pictures import slices
+from pipeline.tuning.parameter_pictures import parallel, slices
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.trial_pictures import colours, epochs, history
 from pipeline.tuning.verdict import Standing, Verdict
@@ -183,3 +183,16 @@ def test_slices_have_ticks_apart_visible_dots_and_whole_trials() -> None:
             assert len(colours) == 12
             assert colours[:, 0].max() < 0.85, "none is white"
         assert all(float(label.get_text()).is_integer() for label in bar.get_yticklabels())
+
+
+def test_parallel_lines_are_visible_and_their_names_whole() -> None:
+    with mpl.rc_context():
+        figure = parallel(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        first = figure.axes[0]
+        assert apart(first)
+        names = [label.get_text().replace("\n", "") for label in first.get_xticklabels()]
+        strength, flip = "train.augmentation.strength", "train.augmentation.flip"
+        assert names == ["val_loss", "on", flip, strength, "train.lr", "train.weight_decay"]
+        assert np.asarray(first.collections[0].get_edgecolor())[:, 0].max() < 0.85, "none is white"

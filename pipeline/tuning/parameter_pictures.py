@@ -43,11 +43,11 @@ def parallel(drawing: Drawing) -> Figure | None:
         return None
     axes = optunas.plot_parallel_coordinate(drawing.study, names, **drawing.target)
     figure = figure_of(axes, "Each trial as a line", (3 + 1.5 * len(names), 5.5))
+    first = figure.axes[0]
+    first.collections[0].set_cmap(BLUES.reversed())
     for each in figure.axes:
         each.tick_params(which="both", labelsize=7)
-        each.set_xticks(
-            each.get_xticks(), [label.get_text() for label in each.get_xticklabels()], rotation=20, ha="right"
-        )
+    first.set_xticks(range(1 + len(names)), [METRIC, *map(wrapped, sorted(names))], rotation=0)
     return figure
 
 
