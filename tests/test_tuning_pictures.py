@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
-from pipeline.tuning.parameter_pictures import parallel, slices
+from pipeline.tuning.parameter_pictures import contour, parallel, slices
 from pipeline.tuning.pictures import draw
 from pipeline.tuning.trial_pictures import colours, epochs, history
 from pipeline.tuning.verdict import Standing, Verdict
@@ -80,7 +80,7 @@ def four(trial: Trial) -> tuple[float, ...]:
 
 
 CASES: dict[str, tuple[int, Callable[[Trial], Any], int, Verdict, set[str]]] = {
-    "usual": (14, usual, 1, JUDGED, USUAL | {"epochs", "parallel", "contour", "folds", "finals"}),
+    "usual": (24, usual, 1, JUDGED, USUAL | {"epochs", "parallel", "contour", "folds", "finals"}),
     "one trial": (1, infinite, 1, LUCKY, {"history"}),
     "none": (0, usual, 1, LUCKY, set()),
     "all pruned": (4, pruned, 1, LUCKY, {"epochs"}),
@@ -196,3 +196,12 @@ def test_parallel_lines_are_visible_and_their_names_whole() -> None:
         strength, flip = "train.augmentation.strength", "train.augmentation.flip"
         assert names == ["val_loss", "on", flip, strength, "train.lr", "train.weight_decay"]
         assert np.asarray(first.collections[0].get_edgecolor())[:, 0].max() < 0.85, "none is white"
+
+
+def test_contours_have_ticks_apart_and_need_enough_trials() -> None:
+    assert contour(drawing_of(many, 7)) is None
+    with mpl.rc_context():
+        figure = contour(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        assert all(apart(each) for each in figure.axes[6:9])

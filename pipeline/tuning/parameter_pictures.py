@@ -18,6 +18,7 @@ from pipeline.tuning.task import METRIC
 
 BLUES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1, 256)))  # of which none is white
 TICKS = 4  # numbers on the axis of a small picture, about
+SPREAD = 8  # finished trials from which on a contour is more than a guess
 PAIRED = 3  # parameters that are drawn against each other, the most important first
 
 
@@ -100,9 +101,12 @@ def wrapped(name: str) -> str:
 def contour(drawing: Drawing) -> Figure | None:
     """The value over pairs of the most important parameters."""
     names = drawing.leading[:PAIRED]
-    if len(names) < 2 or not drawing.telling:
+    if len(names) < 2 or not drawing.telling or len(drawing.finished) < SPREAD:
         return None
     size = (7, 5) if len(names) == 2 else (11, 9)
     figure = figure_of(optunas.plot_contour(drawing.study, names, **drawing.target), "", size)
-    figure.suptitle(f"{METRIC} over pairs of parameters", fontsize=11)
+    for each in figure.axes[: len(names) ** 2 if len(names) > 2 else 1]:
+        few_ticks(each.xaxis, drawing)
+        few_ticks(each.yaxis, drawing)
+    figure.suptitle(f"{METRIC} over pairs of parameters", fontsize=11, y=0.93)
     return figure
