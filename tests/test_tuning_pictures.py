@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import optuna
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from optuna.trial import Trial
 from PIL import Image
 
+from pipeline.tuning.drawing import Drawing
 from pipeline.tuning.finals import Setting
+from pipeline.tuning.parameter_pictures import contour, parallel, slices
 from pipeline.tuning.pictures import draw
+from pipeline.tuning.trial_pictures import colours, epochs, history
 from pipeline.tuning.verdict import Standing, Verdict
 
 OBJECTIVES = ("val_loss", "parameters", "latency_ms", "joules")
@@ -73,7 +80,7 @@ def four(trial: Trial) -> tuple[float, ...]:
 
 
 CASES: dict[str, tuple[int, Callable[[Trial], Any], int, Verdict, set[str]]] = {
-    "usual": (14, usual, 1, JUDGED, USUAL | {"epochs", "parallel", "contour", "folds", "finals"}),
+    "usual": (24, usual, 1, JUDGED, USUAL | {"epochs", "parallel", "contour", "folds", "finals"}),
     "one trial": (1, infinite, 1, LUCKY, {"history"}),
     "none": (0, usual, 1, LUCKY, set()),
     "all pruned": (4, pruned, 1, LUCKY, {"epochs"}),
@@ -105,3 +112,96 @@ def test_what_there_is_to_see_is_drawn_and_nothing_else(case: str, tmp_path: Pat
     rows = (tmp_path / "importances.csv").read_text().splitlines()
     assert rows[0] == "parameter,importance"
     assert (len(rows) > 1) == ("importances" in expected)
+
+
+def drawing_of(objective: Callable[[Trial], Any], trials: int) -> Drawing:
+    """A study of one objective as its pictures see it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(objective, trials)
+    return Drawing(study, OBJECTIVES[:1], LUCKY)
+
+
+def test_the_history_shows_pruned_trials_where_they_ended() -> None:
+    drawing = drawing_of(usual, 14)
+    assert 0 < len(drawing.pruned) < 14
+    figure = history(drawing)
+    assert figure is not None
+    shown = [np.asarray(each.get_offsets()) for each in figure.axes[0].collections]
+    assert sum(map(len, shown)) == 14, "each trial is there once"
+    assert dict(shown[-1].tolist()) == drawing.pruned
+    assert not len(figure.axes[0].collections[-1].get_facecolor()), "hollow"
+
+
+@pytest.mark.parametrize("count", [1, 12, 20, 21, 90])
+def test_no_two_curves_have_one_colour(count: int) -> None:
+    assert len(set(colours(count))) == count
+
+
+def test_the_curve_of_a_pruned_trial_is_hollow() -> None:
+    drawing = drawing_of(usual, 14)
+    figure = epochs(drawing)
+    assert figure is not None
+    hollow = [
+        int(str(line.get_label())) for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"
+    ]
+    assert hollow == list(drawing.pruned)
+
+
+def many(trial: Trial) -> float:
+    rate = trial.suggest_float("train.lr", 1e-4, 1e-1, log=True)
+    decay = trial.suggest_float("train.weight_decay", 2e-3, 3e-2, log=True)
+    strength = trial.suggest_float("train.augmentation.strength", 0, 1)
+    flip = trial.suggest_float("train.augmentation.flip", 0, 0.5)
+    return rate + decay + 0.1 * strength + 0.01 * flip + 0.1 * trial.suggest_categorical("on", [True, False])
+
+
+def shown_ticks(axes: Axes) -> list[Bbox]:
+    """Where the numbers and names of the x axis of drawn axes stand."""
+    low, high = sorted(axes.get_xlim())
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    labels = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+    return [label.get_window_extent() for label in labels if label.get_visible() and label.get_text()]
+
+
+def apart(axes: Axes) -> bool:
+    """True where no label of the x axis touches another, and there are two or more."""
+    boxes = sorted(shown_ticks(axes), key=lambda box: box.x0)
+    return len(boxes) > 1 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_slices_have_ticks_apart_visible_dots_and_whole_trials() -> None:
+    with mpl.rc_context():
+        figure = slices(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        *panels, bar = figure.axes
+        assert len(panels) == 5
+        assert all(apart(each) for each in panels)
+        for each in panels:
+            colours = np.asarray(each.collections[0].get_facecolor())
+            assert len(colours) == 12
+            assert colours[:, 0].max() < 0.85, "none is white"
+        assert all(float(label.get_text()).is_integer() for label in bar.get_yticklabels())
+
+
+def test_parallel_lines_are_visible_and_their_names_whole() -> None:
+    with mpl.rc_context():
+        figure = parallel(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        first = figure.axes[0]
+        assert apart(first)
+        names = [label.get_text().replace("\n", "") for label in first.get_xticklabels()]
+        strength, flip = "train.augmentation.strength", "train.augmentation.flip"
+        assert names == ["val_loss", "on", flip, strength, "train.lr", "train.weight_decay"]
+        assert np.asarray(first.collections[0].get_edgecolor())[:, 0].max() < 0.85, "none is white"
+
+
+def test_contours_have_ticks_apart_and_need_enough_trials() -> None:
+    assert contour(drawing_of(many, 7)) is None
+    with mpl.rc_context():
+        figure = contour(drawing_of(many, 12))
+        assert figure is not None
+        figure.canvas.draw()
+        assert all(apart(each) for each in figure.axes[6:9])
