@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from pipeline import anomaly, generation, regression
-from pipeline.core.ranking import average_precision_of, ratio, roc_auc_of
+from pipeline.core.ranking import average_precision_of, mean_of_known, ratio, roc_auc_of
 from pipeline.core.resampling import Resamples as Resamples
 from pipeline.core.resampling import block_of as block_of
 from pipeline.core.resampling import resamples as resamples
@@ -54,12 +54,12 @@ def per_class(
 
 def balanced_accuracy(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Mean recall over the classes that occur, shape (B,)."""
-    return np.nanmean(per_class(weights, labels, probabilities)[1], axis=1)
+    return mean_of_known(per_class(weights, labels, probabilities)[1], axis=1)
 
 
 def macro_f1(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Mean F1 over the classes that occur, shape (B,)."""
-    return np.nanmean(per_class(weights, labels, probabilities)[2], axis=1)
+    return mean_of_known(per_class(weights, labels, probabilities)[2], axis=1)
 
 
 def log_loss(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -84,13 +84,13 @@ def bins(confidence: np.ndarray) -> np.ndarray:
 def roc_auc(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Area under the ROC curve, one class against the rest, mean over the classes, shape (B,)."""
     columns = range(probabilities.shape[1])
-    return np.nanmean([roc_auc_of(weights, labels == k, probabilities[:, k]) for k in columns], axis=0)
+    return mean_of_known([roc_auc_of(weights, labels == k, probabilities[:, k]) for k in columns], axis=0)
 
 
 def average_precision(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Step-wise area under the precision-recall curve, mean over the classes, shape (B,)."""
     columns = range(probabilities.shape[1])
-    return np.nanmean(
+    return mean_of_known(
         [average_precision_of(weights, labels == k, probabilities[:, k]) for k in columns], axis=0
     )
 

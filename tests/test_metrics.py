@@ -8,6 +8,7 @@ import sklearn.metrics as reference
 
 from pipeline import metrics
 from pipeline.core import resampling
+from pipeline.core.ranking import mean_of_known
 from pipeline.evaluate import Evaluate, judge
 from pipeline.metrics import METRICS, Resamples, interval, resamples
 
@@ -77,6 +78,25 @@ def test_every_metric_is_scikit_learns(name: str, ties: bool, missing: bool) -> 
         expected = [by_scikit_learn(name, row, labels, probabilities) for row in weights]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert len(set(found.round(6))) > 5, "the resamples differ, so that agreement means something"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", METRICS)
+def test_a_resample_of_one_class_gives_no_warning(name: str) -> None:
+    labels, probabilities = drawn(5, count=30)
+    weights = np.ones((2, 30))
+    weights[1, labels != 2] = 0
+    found = METRICS[name](weights, labels, probabilities)
+    assert np.isnan(found).tolist() == [False, name == "roc_auc"]
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_the_mean_of_known_values_is_numpys() -> None:
+    values = np.random.default_rng(0).normal(size=(7, 50))
+    values[values > 0.5] = np.nan
+    values[:, 3] = np.nan
+    for axis in (0, 1):
+        np.testing.assert_array_equal(mean_of_known(values, axis), np.nanmean(values, axis))
 
 
 @pytest.mark.parametrize("missing", [False, True])

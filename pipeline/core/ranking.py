@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Quotients, NaN where undefined."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
+def mean_of_known(values: Sequence[np.ndarray] | np.ndarray, axis: int) -> np.ndarray:
+    """The mean of all that is not NaN, as of `np.nanmean`, but without its warning: NaN where all is NaN."""
+    return ratio(np.nansum(values, axis), (~np.isnan(values)).sum(axis))
 
 
 def counts_above(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
