@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -183,6 +184,7 @@ class Local(Executor[T, R]):
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
     """Processes started in the block never hear Ctrl-C, not even while they load; here it is heard afterwards."""
+    resource_tracker.ensure_running()  # the first process would start it, which unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

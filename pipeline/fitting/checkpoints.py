@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ class Checkpoints:
     def resume(self) -> str | None:
         """What to go on from; None where nothing was written yet."""
         path = self.folder / "last.ckpt"
-        return str(path) if path.exists() else None
+        return str(path) if path.is_dir() or readable(path) else None
 
     def restore(self, task: Supervised) -> None:
         """Put the weights of the lowest validation loss into the task, where they are kept."""
@@ -41,3 +42,15 @@ class Checkpoints:
             return
         state = torch.load(self.best.best_model_path, map_location="cpu", weights_only=True)
         task.load_state_dict(state["state_dict"])
+
+
+def readable(path: Path) -> bool:
+    """True for a checkpoint that can be gone on from; one that is damaged is told, and taken for none."""
+    if not path.exists():
+        return False
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever torch says of it
+        print(f"{path} is damaged; this training begins anew", file=sys.stderr, flush=True)
+        return False
+    return True

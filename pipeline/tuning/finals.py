@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -181,11 +182,14 @@ def tasks_of(plan: Plan, settings: list[Setting]) -> Iterator[tuple[int, Task]]:
 
 
 def kept(path: Path) -> Final | None:
-    """What an earlier session kept of a training; None where it finished none."""
+    """What an earlier session kept of a training; None where it finished none, or the file is damaged."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return Final(float(arrays["loss"]), arrays.get("samples"))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Final(float(arrays["loss"]), arrays.get("samples"))
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 def file_of(task: Task) -> Path:
