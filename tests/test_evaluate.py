@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +80,3 @@ def test_numbers_that_are_not_finite_are_refused(road: Road, tmp_path: Path) -> 
         told = refused(other, "evaluate")
         assert message in told
         assert other.digest("data/evaluate") == before
-
-
-def test_counts_of_the_reliability_picture_stand_apart_and_inside() -> None:
-    bins = (np.arange(metrics.BINS) + 0.5) / metrics.BINS
-    figure = plots._reliability(np.stack([bins, bins, np.arange(metrics.BINS) * 700.0 + 54], axis=1))
-    figure.canvas.draw()
-    below = figure.axes[1]
-    frame, boxes = below.get_window_extent(), [text.get_window_extent() for text in below.texts]
-    assert len(boxes) == metrics.BINS
-    assert all(one.x1 < other.x0 or one.y1 < other.y0 for one, other in pairwise(boxes))
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1 for box in boxes)
