@@ -106,6 +106,15 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> 
     _reliability(np.array(rows)).savefig(folder / "reliability.png", dpi=110)
 
 
+def short(count: float) -> str:
+    """A number of samples in four signs at most, for a label; below ten million.
+
+    >>> short(9854), short(12345)
+    ('9854', '12k')
+    """
+    return f"{count:.0f}" if count < 10_000 else f"{count / 1000:.0f}k"
+
+
 def _reliability(rows: np.ndarray) -> Figure:
     """Accuracy over confidence, and below it how many samples each point (confidence, accuracy, samples) stands for."""
     figure = Figure(figsize=(5, 5), layout="constrained")
@@ -118,7 +127,7 @@ def _reliability(rows: np.ndarray) -> Figure:
     axes.legend(fontsize=8)
     middles = (metrics.bins(confidence) + 0.5) / metrics.BINS
     bars = below.bar(middles, samples, width=0.9 / metrics.BINS)
-    below.bar_label(bars, fmt="%d", fontsize=6, padding=1)
+    below.bar_label(bars, fmt=short, fontsize=6, padding=1)
     below.margins(y=0.25)
     return figure
 

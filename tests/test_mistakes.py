@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from pipeline import metrics, plots, regression
@@ -123,8 +124,8 @@ def test_a_row_is_shown_with_dates_and_words(tmp_path: Path) -> None:
 
 def test_counts_of_the_reliability_picture_stand_apart_and_inside() -> None:
     bins = (np.arange(metrics.BINS) + 0.5) / metrics.BINS
-    figure = plots._reliability(np.stack([bins, bins, np.arange(metrics.BINS) * 700.0 + 54], axis=1))
-    figure.canvas.draw()
+    figure = plots._reliability(np.stack([bins, bins, np.arange(metrics.BINS) * 7000.0 + 54], axis=1))
+    FigureCanvasAgg(figure).draw()
     below = figure.axes[1]
     frame, boxes = below.get_window_extent(), [text.get_window_extent() for text in below.texts]
     assert len(boxes) == metrics.BINS
