@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from models.params import read_by
 from pipeline.metrics import BY_TASK
 from serving.inputs.spec import read_json, read_spec
 
@@ -30,6 +31,16 @@ LIMITS = {
 }
 
 
+def network_of(model: dict[str, Any], modality: str) -> dict[str, Any]:
+    """What a network was built from, for the card and the report: what its family reads, yes or no in words."""
+    words = {True: "yes", False: "no"}
+    return {
+        name: words[model[name]] if isinstance(model[name], bool) else model[name]
+        for name in read_by(model["family"], modality)
+        if name in model
+    }
+
+
 def training_of(run: dict[str, Any]) -> dict[str, str]:
     """What a training took and what it promises, in words, by what is told; for the card and the report."""
     found: dict[str, str] = {}
@@ -52,7 +63,8 @@ def training_of(run: dict[str, Any]) -> dict[str, str]:
 
 def model_card(project: str, version: str, bundle: Path, metrics: dict[str, Any], run: dict[str, Any]) -> str:
     """The card in Markdown: what the model is, what it takes and gives, how good it is, where it came from."""
-    spec, model = read_spec(bundle), read_json(bundle / "model.json")
+    spec = read_spec(bundle)
+    model = network_of(read_json(bundle / "model.json"), spec.modality)
     headline = "\n".join(
         f"| {name} | {metrics[name]['value']:.4f} | {metrics[name]['low']:.4f} to {metrics[name]['high']:.4f} |"
         for name in BY_TASK[spec.task]

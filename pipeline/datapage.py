@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from pipeline.cells import cell, plain
 from pipeline.checks.findings import Facts, Finding
 from pipeline.core.dataset import Dataset
 from pipeline.core.params import flatten
 from pipeline.facts.profiles import ColumnProfile
-from pipeline.gallery import Shown, cell, examples, gallery, plain
+from pipeline.gallery import Shown, examples, gallery
 from pipeline.limits import Levels, Validate
 from pipeline.pages import Bar, bars, histogram, render
 from serving.inputs.spec import DataSpec, TableField

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.cells import cell
 from pipeline.checks.findings import Facts
 from pipeline.core.dataset import Dataset
 from pipeline.duplicates.images import pooled
 from pipeline.facts.measures import rows_at_once, text_of
 from pipeline.pages import TILE, Picture, sheet
-from serving.inputs.spec import TableField
 
 PICTURED = 20  # classes shown with samples; every class is counted
 SAMPLES = {"image": 12, "series": 3, "text": 3, "table": 3}  # of a class
@@ -20,7 +20,6 @@ STEPS = 200  # points of a line on a page at most
 CHANNELS = 6  # channels drawn at most
 EXCERPT = 240  # characters
 WIDTH, HEIGHT = 210, 64  # of a line, in CSS pixels
-DAYS = np.datetime64("1970-01-01")
 
 
 @dataclass(frozen=True)
@@ -70,30 +69,6 @@ def excerpt(text: str, most: int = EXCERPT) -> str:
     """The beginning of a text, on one line."""
     plain = " ".join(text.split())
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def plain(value: float | None) -> str:
-    """A number for the eye: four digits, and no powers of ten where there are few.
-
-    >>> plain(23090.4), plain(0.123456), plain(1234567890.0)
-    ('23,090', '0.1235', '1.235e+09')
-    """
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
-
-
-def cell(field: TableField, value: float) -> str:
-    """A value of a table as it was meant: a number, a date, yes or no, the name of a category."""
-    if field.kind == "category":
-        return field.categories[int(value) - 1] if value else "none"
-    if np.isnan(value):
-        return "none"
-    if field.kind == "date":
-        return str(DAYS + np.timedelta64(int(value), "D"))
-    if field.kind == "boolean":
-        return "yes" if value else "no"
-    return plain(value)
 
 
 def sample(dataset: Dataset, row: int, caption: str = "") -> Shown:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pipeline.cells import cell
+
 if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset
 
@@ -66,12 +68,9 @@ def show_text(dataset: Dataset, rows: np.ndarray, captions: Sequence[str], title
 def _line(dataset: Dataset, row: int, width: int = 150) -> str:
     spec, values = dataset.spec, dataset.inputs[row]
     if spec.table is not None:
-        parts = []
-        for at, field in enumerate((*spec.table.numbers, *spec.table.categories)):
-            code = values[at]
-            named = field.categories[int(code) - 1] if field.categories and code > 0 else f"{code:.4g}"
-            parts.append(f"{field.name}={named}")
-        text = " ".join(parts)
+        fields = (*spec.table.numbers, *spec.table.categories)
+        pairs = zip(fields, values, strict=True)
+        text = ", ".join(f"{field.name} {cell(field, value)}" for field, value in pairs)
     else:
         text = " ".join(map(str, values.tolist()))
     shown = text[:width] + (" ..." if len(text) > width else "")

@@ -103,15 +103,33 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, folder: Path) -> 
         if (where == b).any()
     ]
     write_csv(folder / "reliability.csv", ["confidence", "accuracy", "samples"], rows)
-    figure = Figure(figsize=(5, 4.4), layout="constrained")
-    axes = figure.add_subplot(title="Reliability (test)", xlabel="confidence", ylabel="accuracy")
+    _reliability(np.array(rows)).savefig(folder / "reliability.png", dpi=110)
+
+
+def short(count: float) -> str:
+    """A number of samples in four signs at most, for a label; below ten million.
+
+    >>> short(9854), short(12345)
+    ('9854', '12k')
+    """
+    return f"{count:.0f}" if count < 10_000 else f"{count / 1000:.0f}k"
+
+
+def _reliability(rows: np.ndarray) -> Figure:
+    """Accuracy over confidence, and below it how many samples each point (confidence, accuracy, samples) stands for."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.set(title="Reliability (test)", ylabel="accuracy")
+    below.set(xlabel="confidence", ylabel="samples", xlim=(-0.02, 1.02))
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfectly calibrated")
-    x, y, n = (np.array(column) for column in zip(*rows, strict=True))
-    axes.plot(x, y, marker="o", label="model")
-    for at in range(len(n)):
-        axes.annotate(f"n={n[at]}", (x[at], y[at]), fontsize=7, xytext=(4, -10), textcoords="offset points")
+    confidence, accuracy, samples = rows.T
+    axes.plot(confidence, accuracy, marker="o", label="model")
     axes.legend(fontsize=8)
-    figure.savefig(folder / "reliability.png", dpi=110)
+    middles = (metrics.bins(confidence) + 0.5) / metrics.BINS
+    bars = below.bar(middles, samples, width=0.9 / metrics.BINS)
+    below.bar_label(bars, fmt=short, fontsize=6, padding=1)
+    below.margins(y=0.25)
+    return figure
 
 
 def learning_curves(rows: list[dict[str, float]], task: Task, path: Path) -> None:

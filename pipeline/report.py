@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from pipeline.card import training_of
+from pipeline.card import network_of, training_of
 from pipeline.core.stage import DATA
 from pipeline.metrics import BY_TASK
 from pipeline.pages import Picture, render
@@ -55,7 +55,7 @@ def write_report(path: Path, receipt: dict[str, Any]) -> None:
         headline={name: metrics[name] for name in BY_TASK[spec.task]},
         classes=metrics["classes"],
         samples=metrics["samples"],
-        model=read_json(DATA / "train" / "model.json"),
+        model=network_of(read_json(DATA / "train" / "model.json"), spec.modality),
         tuned=trained["tuned"],
         families=trained.get("families", {}),
         finals=trained.get("finals", {}),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from pipeline import plots, regression
+from pipeline import metrics, plots, regression
 from pipeline.core.dataset import Dataset
 from pipeline.mistakes import SHOWN, mistakes, of_alarms, of_values
-from pipeline.pictures import samples
+from pipeline.pictures import _line, samples
 from tests.conftest import ROOT, digits, write_dataset
 from tests.modalities import series_rows, series_spec, table_rows, table_spec, write
 
@@ -109,3 +111,23 @@ def test_every_table_that_dvc_plots_is_there_for_any_task(tmp_path: Path) -> Non
                 if file.startswith("data/evaluate/plots/"):
                     header = (tmp_path / Path(file).name).read_text().splitlines()[0].split(",")
                     assert {plot["x"], column} <= set(header)
+
+
+def test_a_row_is_shown_with_dates_and_words(tmp_path: Path) -> None:
+    rows = np.array([[47190, 1, np.nan, 16600, 2, 0]], np.float32)
+    data = write(tmp_path / "set", table_spec(("a",)), rows, np.zeros(1, np.int64))
+    assert (
+        _line(data, 0)
+        == "size, m 47,190, old yes, weight missing, since 2015-06-14, kind b, c, colour missing"
+    )
+
+
+def test_counts_of_the_reliability_picture_stand_apart_and_inside() -> None:
+    bins = (np.arange(metrics.BINS) + 0.5) / metrics.BINS
+    figure = plots._reliability(np.stack([bins, bins, np.arange(metrics.BINS) * 7000.0 + 54], axis=1))
+    FigureCanvasAgg(figure).draw()
+    below = figure.axes[1]
+    frame, boxes = below.get_window_extent(), [text.get_window_extent() for text in below.texts]
+    assert len(boxes) == metrics.BINS
+    assert all(one.x1 < other.x0 or one.y1 < other.y0 for one, other in pairwise(boxes))
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1 for box in boxes)

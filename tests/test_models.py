@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models import MODELS, families
+from models import MODELS, build, families
 from models.auto import MANY, choose
 from models.fronts import FRONTS
+from models.gan import Generator
 from models.initialisation import INITIALISATIONS
 from models.layers import ACTIVATIONS, NORMALISATIONS, PICTURE_NORMALISATIONS
-from models.params import Activation, Family, Initialisation, Model, Normalisation
+from models.params import Activation, Family, Initialisation, Model, Normalisation, read_by
 from models.served import load, save
+from pipeline.fitting.conditions import OWN
 from serving.inputs.spec import Modality
 from tests.samples import (
     CLASSES,
@@ -215,3 +217,31 @@ def test_parameters_that_do_not_go_together_are_told() -> None:
     with pytest.raises(ValueError, match=r"model\.kernel is 4.*odd"):
         served_of(params_of("cnn", kernel=4), spec_of("series"))
     assert Model().family in families("image")
+
+
+EVERY_TASK = [(family, modality) for family, network in MODELS.items() for modality in network.modalities]
+
+
+@pytest.mark.parametrize(("family", "modality"), EVERY_TASK)
+def test_the_fields_that_a_network_reads_are_those_that_are_told(family: str, modality: str) -> None:
+    read: set[str] = set()
+
+    class Watched(Model, frozen=True):
+        def __getattribute__(self, name: str) -> Any:
+            if name in Model.model_fields:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    spec = spec_of(modality).model_copy(update={"task": MODELS[family].tasks[0]})
+    params = Watched.model_validate(params_of(family).model_dump() | {"depth": 2})
+    read.clear()
+    net = build(params, spec, transform_of(spec))
+    if isinstance(net, Generator):
+        net.critic()
+    assert read == set(read_by(family, modality))
+
+
+def test_what_the_search_knows_of_families_agrees_with_what_they_read() -> None:
+    for key, names in OWN.items():
+        field = key.removeprefix("model.")
+        assert {family for family, modality in EVERY_TASK if field in read_by(family, modality)} == set(names)
