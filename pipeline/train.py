@@ -12,7 +12,7 @@ import yaml
 from models.params import Model
 from models.served import save
 from pipeline import origin, tracking
-from pipeline.core.params import PARAMS, flatten, parse, section
+from pipeline.core.params import PARAMS, UserError, flatten, parse, section
 from pipeline.core.project import Seed
 from pipeline.core.stage import DATA, STATE, main, replacing
 from pipeline.fitting.compute import Compute
@@ -38,7 +38,12 @@ OUTPUT = DATA / "train"
 
 def tuned(model: Model, train: Train) -> tuple[Model, Train, dict[str, Any]]:
     """Lay the values that `tune` found over the given ones."""
-    values = yaml.safe_load(BEST.read_text())["params"] or {}
+    try:
+        values = yaml.safe_load(BEST.read_text())["params"] or {}
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UserError(
+            f"{BEST} is damaged; 'dvc repro -f -s tune' writes it again from the stored study"
+        ) from None
     return override(model, "model", values), override(train, "train", values), values
 
 

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import errno
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import ValidationError
 
-from pipeline.core.params import UserError
-from pipeline.core.stage import told
-from pipeline.fitting.epochlog import EpochLog, read_log
-from pipeline.tuning.curves import Curves
 from pipeline.tuning.samplers import STARTUP
 from pipeline.tuning.study import best, ended, open_study
-from pipeline.tuning.task import Report
-from serving.inputs.spec import read_spec
 from tests import madeup
 from tests.madeup import EPOCHS, value_at
 from tests.studies import GIVEN, NAME, SEED, TRIALS, killed_at, session, settings, story
@@ -146,85 +135,3 @@ def test_the_best_is_the_lowest_of_the_finished(study: optuna.Study, undisturbed
     found = best(study)
     assert found.state == TrialState.COMPLETE
     assert found.value == min(trial[2] for trial in undisturbed if trial[0] == "COMPLETE")
-
-
-# Files that are no database
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("folder", "is a folder; expected sqlite:///FILE"), ("text", "'.*text' cannot be used: file is not a database"),
-     ("cut", "cannot be used: database disk image is malformed; put back a copy"), ("", "names no file"),
-     ("text/studies.db", "the folder '.*text' cannot be made"), ("theirs", "holds tables of another program")],
-)  # fmt: skip
-def test_a_file_that_keeps_no_studies_is_told_by_its_name_and_left_as_it_is(
-    name: str, said: str, tmp_path: Path
-) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "text").write_text("no database\n" * 99)
-    open_study(f"sqlite:///{tmp_path}/whole", NAME, settings())
-    (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:9000])
-    with closing(sqlite3.connect(tmp_path / "theirs")) as theirs:
-        theirs.execute("CREATE TABLE alembic_version (version_num TEXT)")
-        theirs.execute("INSERT INTO alembic_version VALUES ('7')")
-        theirs.commit()
-    before = {each: each.read_bytes() for each in (tmp_path / "text", tmp_path / "cut")}
-    address = f"sqlite:///{tmp_path}/{name}" if name else "sqlite:///"
-    with pytest.raises(UserError, match=said) as error:
-        open_study(address, NAME, settings())
-    assert str(error.value).startswith("tracking.studies")
-    assert {each: each.read_bytes() for each in before} == before
-
-
-def test_a_database_that_breaks_under_a_study_is_told(tmp_path: Path) -> None:
-    study = open_study(f"sqlite:///{tmp_path}/studies.db", NAME, settings())
-    (tmp_path / "studies.db").write_bytes(b"\xff" * 99_999)
-    with pytest.raises(optuna.exceptions.StorageInternalError) as error:
-        study.ask()
-    assert (
-        "a database file, of tracking.studies or tracking.uri, cannot be used any more: file is not a database"
-        in (told(error.value) or "")
-    )
-
-
-def test_a_log_that_cannot_be_written_whole_keeps_what_it_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = EpochLog(tmp_path / "log.csv", lambda *_: None, 2)
-    log(0, {"val_loss": 1.0, "val_score": 0.5})
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(csv.DictWriter, "writerows", full)
-    with pytest.raises(OSError, match="No space"):
-        log(1, {"val_loss": 0.5, "val_score": 0.6})
-    assert read_log(tmp_path / "log.csv") == [{"epoch": 0, "val_loss": 1.0, "val_score": 0.5}]
-
-
-@pytest.mark.parametrize(
-    "damage", [b"garbage\n", b'{"fold": 0, "epo\n', b"\xff\xfe\n", b'{"x": 1}\n', b"[]\n", b'{"fo']
-)
-def test_reports_are_read_up_to_a_damaged_line(damage: bytes, tmp_path: Path) -> None:
-    curves = Curves(tmp_path)
-    curves.open(3)
-    for epoch in range(3):
-        curves.add(3, Report(0, epoch, {"val_loss": 1.0}, 0.5, 0.0))
-    whole = (tmp_path / "3.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "3.jsonl").write_bytes(b"".join([*whole[:2], damage, whole[2]]))
-    curves.open(3)
-    assert curves.told(3) == 2
-    assert (tmp_path / "3.jsonl").read_bytes() == b"".join(whole[:2])
-
-
-def test_an_output_of_an_earlier_stage_that_is_missing_or_cut_is_told(tmp_path: Path) -> None:
-    missing = (
-        told(FileNotFoundError(errno.ENOENT, "No such file or directory", "data/augment/spec.json")) or ""
-    )
-    assert missing.startswith(
-        "no such file (data/augment/spec.json): the output of an earlier stage is missing;"
-    )
-    (tmp_path / "spec.json").write_text('{"modality": "ser')
-    with pytest.raises(ValidationError) as error:
-        read_spec(tmp_path)
-    assert "the file of a DataSpec in data is damaged (Invalid JSON" in (told(error.value) or "")

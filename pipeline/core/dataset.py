@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from pipeline.core.params import UserError
 from serving.inputs.ragged import Ragged, Rows
 from serving.inputs.spec import Column, DataSpec, Role, read_spec, write_json
 
@@ -100,6 +101,21 @@ class DatasetWriter:
             write_json(self._folder / "spec.json", self._spec)
 
 
+def mapped(path: Path) -> np.ndarray:
+    """An array file, memory-mapped read-only.
+
+    Raises:
+        UserError: it is empty, cut short, or no array.
+    """
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); 'dvc checkout --force' brings back the recorded one"
+        ) from None
+    return found
+
+
 class Dataset:
     """A data set folder, memory-mapped."""
 
@@ -109,13 +125,13 @@ class Dataset:
         self._ragged = {column.name for column in self.spec.columns if column.ragged}
 
     def column(self, name: str) -> Any:
-        """A whole column, memory-mapped read-only: an array (N, *shape), or `Ragged` rows."""
-        array: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        if name in self._ragged:
-            return Ragged(
-                array, np.load(self.folder / f"{name}.offsets.npy", mmap_mode="r", allow_pickle=False)
-            )
-        return array
+        """A whole column, memory-mapped read-only: an array (N, *shape), or `Ragged` rows.
+
+        Raises:
+            UserError: its file is damaged.
+        """
+        array = mapped(self.folder / f"{name}.npy")
+        return Ragged(array, mapped(self.folder / f"{name}.offsets.npy")) if name in self._ragged else array
 
     @property
     def inputs(self) -> Any:
