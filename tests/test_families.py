@@ -19,6 +19,7 @@ from pipeline.fitting.fit import Job, Train
 from pipeline.fitting.space import Domain, Space
 from serving.inputs.spec import read_json
 from tests.conftest import run_stage, set_params
+from tests.stores import forget
 from tests.test_job import job_of
 
 SPACE: Space = {
@@ -81,7 +82,9 @@ def test_each_family_begins_with_the_given_values() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("series")
-def test_a_study_of_auto_compares_the_families_and_says_how_each_did(project: Path) -> None:
+def test_a_study_of_auto_compares_the_families_and_says_how_each_did(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = yaml.safe_load((project / "params.yaml").read_text())
     content["model"] = SMALL.model_dump()
     content["tune"] = {
@@ -121,13 +124,18 @@ def test_a_study_of_auto_compares_the_families_and_says_how_each_did(project: Pa
     with (project / "data/tune/finals.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * len(finals["settings"])
     assert (project / "data/tune/plots/finals.png").exists()
-    logged = tracking.Run(best_run(done.stdout)).children()
-    assert sum("final" in child.tags for child in logged) == 2 * len(finals["settings"])
     trained = run_stage("train", project)
     assert trained.returncode == 0, trained.stderr
     run = read_json(project / "data/train/run.json")
     assert (run["families"], run["finals"]) == (families, finals)
     assert read_json(project / "data/train/model.json")["family"] == best["params"]["model.family"]
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db"
+    )  # which MLflow keeps open by name
+    forget()
+    logged = tracking.Run(best_run(done.stdout)).children()
+    assert sum("final" in child.tags for child in logged) == 2 * len(finals["settings"])
+    forget()
 
 
 def best_run(printed: str) -> str:

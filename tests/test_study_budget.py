@@ -52,7 +52,7 @@ def test_the_budget_of_minutes_is_that_of_the_clock_and_holds_over_sessions(tmp_
 def test_time_inside_a_killed_session_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.tuning.budget.PULSE", 0.01)
     began = time.monotonic()
-    killed_at("a result came", 2, tmp_path, work=madeup.slow)
+    killed_at("a result came", 2, tmp_path, work=madeup.slow, tune=settings(pruner="none"))
     took = time.monotonic() - began
     spent = seconds_spent(session(tmp_path, settings(trials=0)))
     assert 2 * EPOCHS * 0.05 <= spent <= took + 60, "two trials and most of a third"

@@ -125,7 +125,7 @@ WRONG = {  # a section as one line of YAML (the file's second): all of the messa
     "tune: {space: {train.lr: {low: 0.1, high: 1, points: 1}}}":
     "'tune.space.train.lr.points' must be at least 2 and at most 1000; found 1",
     "tune: {space: {model.width: {low: 1, high: 8, step: 0}}}":
-    "'tune.space.model.width': 'step' (0) must be above 0; found {'low': 1, 'high': 8, 'step': 0}",
+    "'tune.space.model.width': 'step' (0) must be above 0 and finite; found {'low': 1, 'high': 8, 'step': 0}",
     "tune: {space: {model.heads: {choices: [2], when: {model.family: []}}}}":
     "'tune.space.model.heads': 'when' gives no value of 'model.family'; found {'choices': [2], 'when': "
     "{'model.family': []}}",
