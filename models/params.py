@@ -64,29 +64,3 @@ class Model(BaseModel, extra="forbid", frozen=True):
         le=32,
         description="Steps from one place of a cnn's first convolution over series or text to the next.",
     )
-
-
-COMMON = ("family", "width", "depth", "dropout", "initialisation")
-BEYOND: dict[str, tuple[str, ...]] = {  # what a family reads besides `COMMON`
-    "cnn": ("activation", "normalisation", "kernel", "stride"),
-    "fnn": ("activation", "normalisation"),
-    "rnn": ("normalisation", "bidirectional"),
-    "lstm": ("normalisation", "bidirectional"),
-    "gru": ("normalisation", "bidirectional"),
-    "transformer": ("activation", "normalisation", "heads"),
-    "transfer": ("activation", "normalisation"),
-    "autoencoder": ("activation", "latent", "variational"),
-    "gan": ("activation", "normalisation", "latent"),
-}
-NOT_OF_IMAGES = {"cnn": ("kernel", "stride"), "autoencoder": ("depth",)}
-
-
-def read_by(family: str, modality: str) -> tuple[str, ...]:
-    """The fields of `Model` that the network of a family for a modality reads, in their order.
-
-    >>> read_by("fnn", "table")
-    ('family', 'width', 'depth', 'dropout', 'activation', 'normalisation', 'initialisation')
-    """
-    without = NOT_OF_IMAGES.get(family, ()) if modality == "image" else ()
-    read = {*COMMON, *BEYOND[family]}.difference(without)
-    return tuple(name for name in Model.model_fields if name in read)

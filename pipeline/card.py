@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.params import read_by
+from pipeline.fitting.conditions import read_by
 from pipeline.metrics import BY_TASK
 from serving.inputs.spec import read_json, read_spec
 
@@ -33,11 +33,11 @@ LIMITS = {
 
 def network_of(model: dict[str, Any], modality: str) -> dict[str, Any]:
     """What a network was built from, for the card and the report: what its family reads, yes or no in words."""
-    words = {True: "yes", False: "no"}
+    read, words = read_by(model["family"], modality), {True: "yes", False: "no"}
     return {
-        name: words[model[name]] if isinstance(model[name], bool) else model[name]
-        for name in read_by(model["family"], modality)
-        if name in model
+        name: words[value] if isinstance(value, bool) else value
+        for name, value in model.items()
+        if name in read
     }
 
 

@@ -23,6 +23,11 @@ def test_a_stage_that_moves_tables_loads_no_heavy_library(stage: str) -> None:
     assert loaded_by(f"pipeline.{stage}", *HEAVY) == set()
 
 
+@pytest.mark.parametrize("module", ["certify", "promote", "summary"])
+def test_what_trains_nothing_begins_without_heavy_libraries(module: str) -> None:
+    assert loaded_by(f"pipeline.{module}", *HEAVY) == set()
+
+
 def loaded_by(module: str, *unwanted: str) -> set[str]:
     """Which of the unwanted modules a fresh interpreter holds after an import."""
     code = f"import sys, {module}; print(*(set({unwanted!r}) & set(sys.modules)))"

@@ -17,9 +17,9 @@ from models.fronts import FRONTS
 from models.gan import Generator
 from models.initialisation import INITIALISATIONS
 from models.layers import ACTIVATIONS, NORMALISATIONS, PICTURE_NORMALISATIONS
-from models.params import Activation, Family, Initialisation, Model, Normalisation, read_by
+from models.params import Activation, Family, Initialisation, Model, Normalisation
 from models.served import load, save
-from pipeline.fitting.conditions import OWN
+from pipeline.fitting.conditions import read_by
 from serving.inputs.spec import Modality
 from tests.samples import (
     CLASSES,
@@ -238,10 +238,4 @@ def test_the_fields_that_a_network_reads_are_those_that_are_told(family: str, mo
     net = build(params, spec, transform_of(spec))
     if isinstance(net, Generator):
         net.critic()
-    assert read == set(read_by(family, modality))
-
-
-def test_what_the_search_knows_of_families_agrees_with_what_they_read() -> None:
-    for key, names in OWN.items():
-        field = key.removeprefix("model.")
-        assert {family for family, modality in EVERY_TASK if field in read_by(family, modality)} == set(names)
+    assert read == read_by(family, modality)

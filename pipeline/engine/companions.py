@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from pipeline.core.params import UserError
-from pipeline.engine.mapping import _bound_to_parent
+from pipeline.engine.mapping import bound_to_parent
 from pipeline.engine.tasks import sendable
 
 Tell = Callable[[Any], None]  # sends to the parent what a process has to say, in order
@@ -36,7 +36,7 @@ def run_all(work: Callable[..., None], given: list[tuple[Any, ...]], take: Tell)
 
 def _run(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """What a process does; its error goes to the parent."""
-    _bound_to_parent()
+    bound_to_parent()
 
     def tell(message: Any) -> None:
         pipe.send(("told", message))

@@ -32,7 +32,7 @@ def on_processes(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> It
         return
     context = multiprocessing.get_context("spawn")
     waiting, pending = iter(tasks), set[Future[R]]()
-    pool = ProcessPoolExecutor(workers, context, initializer=_bound_to_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=bound_to_parent)
     try:
         while True:
             more = itertools.islice(waiting, AHEAD * workers - len(pending))
@@ -52,7 +52,7 @@ def on_processes(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
-def _bound_to_parent() -> None:
+def bound_to_parent() -> None:
     """A worker leaves Ctrl-C to its parent, and ends where the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

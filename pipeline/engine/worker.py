@@ -9,7 +9,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipeline.engine.mapping import _bound_to_parent
+from pipeline.engine.mapping import bound_to_parent
 from pipeline.engine.tasks import Work, sendable
 
 READY, ASKED, ENDED, RAISED, BROKEN = "ready", "asked", "ended", "raised", "broken"
@@ -21,7 +21,7 @@ class Abandoned(BaseException):
 
 def serve(pipe: Connection, surroundings: dict[str, str]) -> None:
     """What a worker process does: one task after the other, until its parent has gone."""
-    _bound_to_parent()
+    bound_to_parent()
     os.environ.update(surroundings)
     with contextlib.suppress(Abandoned):
         try:

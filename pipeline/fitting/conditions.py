@@ -8,14 +8,28 @@ from typing import Any
 from pipeline.fitting.space import Domain, Plain, Space, Value, same
 
 FAMILY = "model.family"
-OWN = {  # parameters that some families alone read
-    "model.kernel": ("cnn",),
-    "model.stride": ("cnn",),
-    "model.heads": ("transformer",),
-    "model.bidirectional": ("rnn", "lstm", "gru"),
-    "model.latent": ("autoencoder", "gan"),
-    "model.variational": ("autoencoder",),
+COMMON = ("family", "width", "depth", "dropout", "initialisation")
+BEYOND: dict[str, tuple[str, ...]] = {  # what a family reads besides `COMMON`
+    "cnn": ("activation", "normalisation", "kernel", "stride"),
+    "fnn": ("activation", "normalisation"),
+    "rnn": ("normalisation", "bidirectional"),
+    "lstm": ("normalisation", "bidirectional"),
+    "gru": ("normalisation", "bidirectional"),
+    "transformer": ("activation", "normalisation", "heads"),
+    "transfer": ("activation", "normalisation"),
+    "autoencoder": ("activation", "latent", "variational"),
+    "gan": ("activation", "normalisation", "latent"),
 }
+NOT_OF_IMAGES = {"cnn": ("kernel", "stride"), "autoencoder": ("depth",)}
+OWN = {  # keys that the families which read them are asked for; others are asked of all
+    f"model.{name}": tuple(family for family, read in BEYOND.items() if name in read)
+    for name in ("kernel", "stride", "heads", "bidirectional", "latent", "variational")
+}
+
+
+def read_by(family: str, modality: str) -> set[str]:
+    """The fields of `Model` that the network of a family for a modality reads."""
+    return {*COMMON, *BEYOND[family]}.difference(NOT_OF_IMAGES.get(family, ()) if modality == "image" else ())
 
 
 def order(space: Space) -> list[str]:

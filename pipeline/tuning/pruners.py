@@ -6,7 +6,6 @@ reports after each fold: to `wilcoxon` that fold's loss, as it compares fold by 
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from pipeline.tuning.settings import FIRST_FOLDS, Tune
 from pipeline.tuning.task import METRIC, Report
@@ -155,17 +154,3 @@ def point(settings: Tune, folds: int, report: Report, told: Mapping[tuple[int, i
         fold: told[fold, epoch].metrics[METRIC] for fold, epoch in sorted(told)
     }  # by patience, at any epoch
     return Point(report.fold + 1, fmean(ends[fold] for fold in range(report.fold + 1)))
-
-
-def asked_again(trial: Trial, value: float) -> bool:
-    """The pruner's answer to a report that a kill had made twice: the first, whose traces are hidden from it.
-
-    Successive halving, and so Hyperband, notes that a trial passed a rung before it says whether the trial goes on.
-    """
-    frozen = copy.copy(trial.storage.get_trial(trial._trial_id))
-    frozen.system_attrs = {
-        name: noted
-        for name, noted in frozen.system_attrs.items()
-        if not (name.startswith("completed_rung_") and noted == value)
-    }
-    return trial.study.pruner.prune(trial.study, frozen)

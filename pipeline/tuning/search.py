@@ -21,7 +21,7 @@ from pipeline.tuning.budget import Budget
 from pipeline.tuning.constraints import constrain
 from pipeline.tuning.curves import Curves
 from pipeline.tuning.progress import Progress
-from pipeline.tuning.pruners import asked_again, point, pruner_of
+from pipeline.tuning.pruners import point, pruner_of
 from pipeline.tuning.samplers import sampler_of, trials_at_most
 from pipeline.tuning.settings import Tune
 from pipeline.tuning.study import ALONE, LOST, REPORTS, ended, unfinished
@@ -146,9 +146,8 @@ class Coordinator:
         at = point(self.plan.settings, len(self.plan.jobs), report, told)
         if at is None:
             return False
-        again = at.step in trial.storage.get_trial(trial._trial_id).intermediate_values
         trial.report(at.value, at.step)
-        return asked_again(trial, at.value) if again else trial.should_prune()
+        return trial.should_prune()
 
     def end(self, task: Task, outcome: Outcome) -> None:
         """Tell the study how a trial ended; what it left is removed after that."""
